@@ -1,0 +1,135 @@
+"""From an image to its mask: one pass, or a mean of scales, flips and windows (docs/method.md section 6)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from core import checkpoint
+from core.compute import Compute
+from core.errors import UserError
+from datasets.transforms import normalise
+from models import build, consistency, upsampling
+
+OVERLAP = 1 / 3  # of neighbouring windows
+SMALLEST = 8  # pixels of a side that every network takes
+
+
+def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = False) -> nn.Module:
+    """The student, or the teacher, of a snapshot, in evaluation mode.
+
+    Raises:
+        UserError: the snapshot cannot be read, is another network's, or has no teacher.
+    """
+    model = checkpoint.load(snapshot)["model"]
+    prefix = checkpoint.TEACHER if teacher else checkpoint.STUDENT
+    weights = checkpoint.part(model, prefix)
+    if teacher and (not weights or model.get("slow_init", torch.zeros(1)).item() == 0):
+        raise UserError(f"{snapshot} has no teacher; leave --teacher out, or name a snapshot of SAC")
+    network = build(arch, num_classes)
+    checkpoint.load_into(network, weights, snapshot, arch)
+    return network.eval()
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network and how it looks at an image. The result depends on the image alone.
+
+    Args:
+        network: in evaluation mode, on the device of `compute`.
+        compute: device and precision.
+        mean, std: of the network's input, as in training.
+        scales: the image's sizes to average over.
+        flip: average with the mirrored image too.
+        window: (H, W) of the windows that a larger image is looked at in; None = always the whole image.
+    """
+
+    network: nn.Module
+    compute: Compute
+    mean: Sequence[float]
+    std: Sequence[float]
+    scales: Sequence[float] = (1.0,)
+    flip: bool = False
+    window: tuple[int, int] | None = None
+
+    @torch.inference_mode()
+    def __call__(self, image: Tensor, probabilities: bool = False) -> tuple[Tensor, Tensor | None]:
+        """From an image uint8 [H,W,3] to its mask.
+
+        Returns:
+            classes uint8 [H,W]; probabilities float32 [C,H,W] if asked for, else None.
+        """
+        x = normalise(image[None].to(self.compute.device), None, self.mean, self.std)  # [1,3,H,W]
+        if probabilities or self.flip or list(self.scales) != [1.0] or self._windows(x):
+            mean = self.probabilities(x)
+            return upsampling.highest(mean, blockwise=True)[1], mean if probabilities else None
+        height, width = x.shape[2:]
+        return upsampling.classes(*self._stride_8(x))[0, :height, :width], None
+
+    @torch.inference_mode()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Mean softmax over scales and flips of a normalised image [1,3,H,W] -> [C,H,W], float32."""
+        size, total, looks = x.shape[2:], 0, 0
+        for scale in self.scales:
+            sides = size if scale == 1 else [max(SMALLEST, round(side * scale)) for side in size]
+            scaled = _resized(x, sides, antialias=True)
+            for mirrored in (False, True) if self.flip else (False,):
+                look = self._sliding(scaled.flip(3)).flip(3) if mirrored else self._sliding(scaled)
+                total, looks = total + _resized(look, size), looks + 1
+        return total[0] / looks
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits of a normalised image [1,3,H,W] at its own size -> [1,C,H,W], float32."""
+        logits, size = self._stride_8(x)
+        return consistency.upsample(logits, size)[:, :, : x.shape[2], : x.shape[3]]
+
+    def _stride_8(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Logits [1,C,h,w] of [1,3,H,W], and the size that they are of.
+
+        FCN-8s needs sides divisible by 32, VGG at least 8 pixels: zeros at right and bottom, to be cut off again.
+        """
+        multiple = self.network.multiple_of
+        bottom, right = (max(SMALLEST - side, -side % multiple) for side in x.shape[2:])
+        padded = F.pad(x, (0, right, 0, bottom))
+        return self.compute.logits(self.network, padded), padded.shape[2:]
+
+    def _sliding(self, x: Tensor) -> Tensor:
+        """Probabilities [1,C,H,W] of x, mean of the windows that see a pixel."""
+        corners = self._windows(x)
+        if not corners:
+            return self.logits(x).softmax(1)
+        height, width = self.window
+        total, seen = None, x.new_zeros(1, 1, *x.shape[2:])
+        for top, left in corners:
+            part = (..., slice(top, top + height), slice(left, left + width))
+            look = self.logits(x[part]).softmax(1)
+            total = look.new_zeros(1, look.shape[1], *x.shape[2:]) if total is None else total
+            total[part] += look
+            seen[part] += 1
+        return total / seen
+
+    def _windows(self, x: Tensor) -> list[tuple[int, int]]:
+        """Corners (top, left) of the windows over x; none where one look does."""
+        if self.window is None or all(s <= w for s, w in zip(x.shape[2:], self.window, strict=True)):
+            return []
+        rows, columns = (list(_starts(s, w)) for s, w in zip(x.shape[2:], self.window, strict=True))
+        return [(top, left) for top in rows for left in columns]
+
+
+def _resized(x: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
+    """Resize [1,n,h,w] -> [1,n,H,W], bilinear; as it is where it has the size."""
+    if list(x.shape[2:]) == list(size):
+        return x
+    return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def _starts(side: int, window: int) -> Iterator[int]:
+    """Where windows begin along a side: evenly, overlapping by a third at least, the last one at the end."""
+    if side <= window:
+        yield 0
+        return
+    count = 1 - (-(side - window) // max(1, int(window * (1 - OVERLAP))))
+    for i in range(count):
+        yield round(i * (side - window) / (count - 1))

@@ -1,0 +1,218 @@
+"""One log of a run: screen and log.txt, metrics.jsonl for machines, TensorBoard. Silent on ranks other than 0."""
+
+import json
+import logging
+import logging.handlers
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorboardX import summary
+from tqdm import tqdm
+
+from core.errors import UserError
+from core.events import Events, event_files
+
+LOGGER = logging.getLogger("sac")  # modules that know no Log say what they have to say here
+METRICS = "metrics.jsonl"
+
+
+class _Screen:
+    """stderr, if anybody still reads it: a run must not end because its terminal or `tee` did."""
+
+    def write(self, text: str) -> None:
+        try:
+            sys.stderr.write(text)
+        except OSError:
+            pass
+
+    def flush(self) -> None:
+        try:
+            sys.stderr.flush()
+        except OSError:
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+SCREEN = _Screen()
+
+
+class _Lines(logging.Handler):
+    """Lines on the screen that leave a progress bar whole."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=SCREEN)
+
+
+class Log:
+    """The log folder of a run. Nothing is written before `begin`.
+
+    Args:
+        folder: logs/{dataloader}/{exp}/{run}.
+        active: False on ranks other than 0: nothing is written or said.
+    """
+
+    def __init__(self, folder: Path, active: bool = True) -> None:
+        self.active, self.folder = active, folder
+        LOGGER.setLevel(logging.INFO)
+        LOGGER.propagate = False
+        for handler in list(LOGGER.handlers):
+            LOGGER.removeHandler(handler)
+            handler.close()
+        self._early = logging.handlers.MemoryHandler(1000, flushLevel=logging.CRITICAL + 1)
+        for handler in (_Lines(), self._early) if active else (logging.NullHandler(),):
+            LOGGER.addHandler(handler)
+
+    def begin(self, step: int, position: Mapping[str, int] | None = None) -> None:
+        """Open the files; what was said so far goes to log.txt.
+
+        Args:
+            step: iterations done already.
+            position: `position()` at that time: what an interrupted run wrote after it is cut off. None = a new run:
+                what an earlier one of the same name left goes to a folder of its own.
+        """
+        if not self.active:
+            return
+        with self._disk():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            short = self._cut(position) if position is not None else self._put_aside()
+            self._open(step)
+        self._early.setTarget(self._text)
+        self._early.close()
+        LOGGER.removeHandler(self._early)
+        if short:
+            self.warn(f"{', '.join(short)} in {self.folder} lacks a part of the first {step} iterations")
+
+    def _open(self, step: int) -> None:
+        self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")
+        self.events = Events(self.folder, step)
+        self._text = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        self._text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOGGER.addHandler(self._text)
+
+    def _cut(self, position: Mapping[str, int]) -> list[str]:
+        """Cut the files to the sizes that they had, event files begun later go; names of those that are too short."""
+        for path in event_files(self.folder):
+            if path.name not in position:
+                path.unlink()
+        short = []
+        for name, size in position.items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size < size:
+                short.append(name)
+            else:
+                os.truncate(path, size)
+        return short
+
+    def _put_aside(self) -> list[str]:
+        """Move an earlier run's files to earlier1, earlier2, ..."""
+        old = [p for p in (self.folder / METRICS, *event_files(self.folder)) if p.exists()]
+        if old:
+            number = 1
+            while (aside := self.folder / f"earlier{number}").exists():
+                number += 1
+            aside.mkdir()
+            for path in old:
+                path.rename(aside / path.name)
+        return []
+
+    def position(self, step: int) -> dict[str, int]:
+        """Put everything on the disk before a snapshot is written; sizes of the files that hold it, by name."""
+        if not self.active:
+            return {}
+        self._revive(step)
+        with self._disk():
+            self.metrics.flush()
+            os.fsync(self.metrics.fileno())
+            self.events.flush()
+            paths = [self.folder / METRICS, *event_files(self.folder)]
+            return {path.name: path.stat().st_size for path in paths}
+
+    def _revive(self, step: int) -> None:
+        """Begin the log again if somebody has deleted its folder under the run."""
+        if (self.folder / METRICS).exists():
+            return
+        with self._disk():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            LOGGER.removeHandler(self._text)
+            self._close()
+            self._open(step)
+        self.warn(f"somebody has deleted {self.folder}: the log begins again after iteration {step}")
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        LOGGER.info(text)
+
+    def warn(self, text: str) -> None:
+        """A line for people that they should not miss."""
+        LOGGER.warning(text)
+
+    def note(self, text: str) -> None:
+        """A line for log.txt alone, of what the screen shows in another way."""
+        if self.active:
+            self._text.handle(LOGGER.makeRecord("sac", logging.ERROR, "", 0, text, (), None))
+
+    def record(self, entry: Mapping[str, Any]) -> None:
+        """A line of metrics.jsonl."""
+        if self.active:
+            with self._disk():
+                self.metrics.write(json.dumps(entry) + "\n")
+
+    def step(self, entry: Mapping[str, Any]) -> None:
+        """A training iteration: its line of metrics.jsonl, and its curves."""
+        self.record(entry)
+        curves = {f"train/{k}": v for k, v in entry.items() if k not in ("kind", "epoch", "iter")}
+        self.scalars(curves, entry["iter"])
+
+    def warning(self, entry: Mapping[str, Any]) -> None:
+        """A warning with `name`, `text` and `iter`: a line for people and one of metrics.jsonl, TensorBoard's text."""
+        self.warn(f"iteration {entry['iter']}: {entry['text']}")
+        self.record({"kind": "warning", **entry})
+        self._add(summary.text(f"warnings/{entry['name']}", entry["text"]), entry["iter"])
+
+    def scalars(self, values: Mapping[str, float | None], step: int) -> None:
+        """Curves of TensorBoard; None is left out."""
+        for name, value in values.items():
+            if self.active and value is not None:
+                self._add(summary.scalar(name, value), step)
+
+    def picture(self, name: str, image: np.ndarray, step: int) -> None:
+        """A picture uint8 [H,W,3] of TensorBoard."""
+        self._add(summary.image(name, image, dataformats="HWC"), step)
+
+    def _add(self, what: Any, step: int) -> None:
+        if self.active:
+            with self._disk():
+                self.events.add(what, step)
+
+    @contextmanager
+    def _disk(self) -> Iterator[None]:
+        """What the disk refuses is one line."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"cannot write the log in {self.folder}: {reason}; make room, or choose another --logdir"
+                            ) from None
+
+    def close(self) -> None:
+        """Close the files."""
+        if self.active:
+            with self._disk():
+                self._close()
+
+    def _close(self) -> None:
+        self.metrics.close()
+        self.events.close()
+        self._text.close()
+
+
+def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
+    """A tqdm bar that survives the end of its terminal."""
+    return tqdm(*args, file=SCREEN, dynamic_ncols=True, **kwargs)

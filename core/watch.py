@@ -1,0 +1,106 @@
+"""Notices when a run makes no sense any more. Each warning comes once, with what it usually means."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+WINDOW = 200  # iterations in a row that make a rule
+RARE = 20  # a class has vanished when it stays away this many times as long as it used to
+
+
+class Finding(NamedTuple):
+    """A short name for machines, and what to say."""
+
+    name: str
+    text: str
+
+
+class Watch:
+    """What has to be remembered between iterations, all of it plain numbers.
+
+    Args:
+        names: of the classes.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = names
+        self.memory: dict[str, Any] = {
+            "said": [],  # names of the warnings so far
+            "steps": 0,
+            "seen": [0] * len(names),  # iterations with pseudo labels of the class
+            "absent": [0] * len(names),  # iterations since the last of those
+            "few": 0,  # iterations in a row with next to no pseudo labels
+            "all": 0,  # iterations in a row with pseudo labels everywhere
+            "entropy": 0.0,  # the class prior's largest so far
+            "first": {},  # mIoU of the first validation, by list
+        }
+
+    def step(self, kept: float, seen: Sequence[bool], chi: Sequence[float] | None) -> list[Finding]:
+        """After an iteration of SAC.
+
+        Args:
+            kept: share of the pixels that have a pseudo label, 0 ... 1.
+            seen: [C], whether any pixel has the class as its pseudo label.
+            chi: the class prior χ [C], where it has been read.
+        """
+        m = self.memory
+        m["steps"] += 1
+        m["few"] = m["few"] + 1 if kept < 0.01 else 0
+        m["all"] = m["all"] + 1 if kept > 0.99 else 0
+        found = []
+        if m["few"] == WINDOW:
+            found.append(Finding("kept_near_0", (
+                f"fewer than 1 % of the pixels have had a pseudo label for {WINDOW} iterations: nothing is learnt from "
+                "the target. The teacher is unsure of everything: a baseline that has not learnt, a learning rate that "
+                "is too high, or MODEL.RUN_CONF_LOWER above what it reaches")))
+        if m["all"] == WINDOW:
+            found.append(Finding("kept_near_1", (
+                f"more than 99 % of the pixels have had a pseudo label for {WINDOW} iterations: errors are learnt with "
+                "the rest. The teacher is sure of everything: it has collapsed, or MODEL.RUN_CONF_UPPER is too low")))
+        found += self._vanished(seen)
+        if chi is not None:
+            found += self._collapsed(chi)
+        return self._new(found)
+
+    def _vanished(self, seen: Sequence[bool]) -> list[Finding]:
+        m, found = self.memory, []
+        for c, name in enumerate(self.names):
+            m["seen"][c] += bool(seen[c])
+            m["absent"][c] = 0 if seen[c] else m["absent"][c] + 1
+            usual = (m["steps"] - m["absent"][c]) / max(1, m["seen"][c])  # iterations from one to the next
+            if m["seen"][c] >= 10 and m["absent"][c] >= max(WINDOW, RARE * usual):
+                found.append(Finding(f"vanished/{name}", (
+                    f"{name} has not been among the pseudo labels for {m['absent'][c]} iterations, before it was in "
+                    f"every {usual:.0f}. The student forgets it: importance weights (DATASET.SAMPLE_WEIGHTS) that are "
+                    "missing or of other images, or a larger class that takes its place")))
+        return found
+
+    def _collapsed(self, chi: Sequence[float]) -> list[Finding]:
+        """The entropy of the class prior tells how many classes share the pixels."""
+        total = max(1e-12, math.fsum(max(0.0, x) for x in chi))
+        entropy = -math.fsum(x / total * math.log(x / total) for x in chi if x > 0)
+        m = self.memory
+        m["entropy"] = max(m["entropy"], entropy)
+        if entropy >= 0.5 * m["entropy"]:
+            return []
+        largest = max(range(len(chi)), key=chi.__getitem__)
+        return [Finding("collapse", (
+            f"the class prior collapses: {self.names[largest]} has {100 * chi[largest] / total:.0f} % of it, and its "
+            f"entropy has fallen from {m['entropy']:.2f} to {entropy:.2f}. Teacher and student agree on ever fewer "
+            "classes: a lower MODEL.LR or MODEL.LR_TARGET, or a better baseline"))]
+
+    def validation(self, name: str, miou: float) -> list[Finding]:
+        """After a validation of the student on the list `name`; miou in 0 ... 1."""
+        first = self.memory["first"].setdefault(name, miou)
+        if not miou < first * 2 / 3:
+            return []
+        return self._new([Finding(f"fall/{name}", (
+            f"the mIoU on {name} is {100 * miou:.1f} %, at its first validation it was {100 * first:.1f} %: more "
+            "than a third is lost. The pseudo labels have drifted: the best snapshots are from before; a lower "
+            "MODEL.LR or MODEL.LR_TARGET, or a better baseline"))])
+
+    def _new(self, found: list[Finding]) -> list[Finding]:
+        """Those that have not been said yet."""
+        new = [f for f in found if f.name not in self.memory["said"]]
+        self.memory["said"] += [f.name for f in new]
+        return new

@@ -1,0 +1,174 @@
+"""The classes, once: names, colours and every map between raw label ids and train ids.
+
+A train id is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw ids are what the label
+files of the data sets hold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from core.errors import UserError
+from core.files import read_yaml
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The classes of a task, in the order of their train ids."""
+
+    name: str
+    names: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]  # RGB
+    raw_to_train: Mapping[int, int]  # any other raw id -> 255
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.names)
+
+    def palette(self) -> np.ndarray:
+        """Colours by train id, uint8 [256,3] RGB; black where there is no class."""
+        palette = np.zeros((256, 3), np.uint8)
+        palette[: self.num_classes] = self.colours
+        return palette
+
+    def to_train(self) -> np.ndarray:
+        """Look-up table raw id -> train id, uint8 [256]."""
+        return lookup_table(self.raw_to_train)
+
+    def to_raw(self) -> np.ndarray:
+        """Look-up table train id -> raw id (the first of several), uint8 [256].
+
+        What is no class becomes 0, which Cityscapes calls "unlabeled"; or 255 where 0 is a class of its own.
+        """
+        no_class = 0 if self.raw_to_train.get(0, IGNORE) == IGNORE else IGNORE
+        table = np.full(256, no_class, np.uint8)
+        for raw, train in reversed(self.raw_to_train.items()):
+            if train != IGNORE:
+                table[train] = raw
+        return table
+
+
+def lookup_table(raw_to_train: Mapping[int, int]) -> np.ndarray:
+    """Look-up table raw id -> train id, uint8 [256]; ids that the map does not have -> 255."""
+    table = np.full(256, IGNORE, np.uint8)
+    for raw, train in raw_to_train.items():
+        table[raw] = train
+    return table
+
+
+_CITYSCAPES = (  # name, label id in Cityscapes and GTA5, colour
+    ("road", 7, (128, 64, 128)),
+    ("sidewalk", 8, (244, 35, 232)),
+    ("building", 11, (70, 70, 70)),
+    ("wall", 12, (102, 102, 156)),
+    ("fence", 13, (190, 153, 153)),
+    ("pole", 17, (153, 153, 153)),
+    ("traffic light", 19, (250, 170, 30)),
+    ("traffic sign", 20, (220, 220, 0)),
+    ("vegetation", 21, (107, 142, 35)),
+    ("terrain", 22, (152, 251, 152)),
+    ("sky", 23, (70, 130, 180)),
+    ("person", 24, (220, 20, 60)),
+    ("rider", 25, (255, 0, 0)),
+    ("car", 26, (0, 0, 142)),
+    ("truck", 27, (0, 0, 70)),
+    ("bus", 28, (0, 60, 100)),
+    ("train", 31, (0, 80, 100)),
+    ("motorcycle", 32, (0, 0, 230)),
+    ("bicycle", 33, (119, 11, 32)),
+)
+_LABEL_IDS = {raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)}
+
+CITYSCAPES = LabelSet(
+    name="cityscapes",
+    names=tuple(name for name, _, _ in _CITYSCAPES),
+    colours=tuple(colour for _, _, colour in _CITYSCAPES),
+    raw_to_train=_LABEL_IDS,
+)
+
+# The evaluation protocols of SYNTHIA leave out these train ids.
+SYNTHIA_16 = (9, 14, 16)
+SYNTHIA_13 = (3, 4, 5, 9, 14, 16)
+
+# Raw ids of the published data sets -> train ids of CITYSCAPES. SYNTHIA's 22 is lane marking, ignored.
+RAW_MAPS: dict[str, Mapping[int, int]] = {
+    "cs": _LABEL_IDS,
+    "gta": _LABEL_IDS,
+    "synthia": {
+        **{1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17},
+        **{15: 6, 16: 9, 17: 12, 18: 14, 19: 15, 20: 16, 21: 3},
+    },
+}
+
+
+def load(name_or_path: str) -> LabelSet:
+    """The label set "cityscapes", or the one that a YAML file describes.
+
+    Keys of the file: `names`, a list of class names in the order of their train ids; `colours`, as many
+    [red, green, blue]; `raw_ids` (optional), {raw id: train id}, without it raw ids are train ids; `ignore`
+    (optional), raw ids that are ignored, as is every raw id that `raw_ids` does not name.
+
+    Raises:
+        UserError: no such file, no such YAML, unknown keys, wrong values.
+    """
+    if name_or_path == CITYSCAPES.name:
+        return CITYSCAPES
+    if not name_or_path.endswith((".yaml", ".yml")):
+        raise UserError(f"unknown label set {name_or_path!r}: allowed are cityscapes, or a YAML file (.yaml)")
+    content = read_yaml(name_or_path)
+    try:
+        return _label_set(name_or_path, content)
+    except ValueError as error:
+        raise UserError(f"{name_or_path}: {error}") from None
+
+
+def _label_set(name: str, content: Any) -> LabelSet:
+    allowed = ("names", "colours", "raw_ids", "ignore")
+    if not isinstance(content, dict):
+        raise ValueError(f"expected the keys {', '.join(allowed)}")
+    unknown = [key for key in content if key not in allowed]
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r}; allowed are {', '.join(allowed)}")
+    names = content.get("names")
+    if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
+        raise ValueError("`names` must be a list of class names (in quotes, where YAML reads something else)")
+    if not 2 <= len(names) <= IGNORE or len(set(names)) != len(names):
+        raise ValueError(f"`names` must be 2 to {IGNORE} different names")
+    colours = content.get("colours")
+    if not isinstance(colours, list) or len(colours) != len(names) or not all(_is_colour(c) for c in colours):
+        raise ValueError(f"`colours` must be {len(names)} times [red, green, blue], each 0 to 255")
+    raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), len(names))
+    return LabelSet(name, tuple(names), tuple(tuple(c) for c in colours), raw_to_train)
+
+
+def _raw_to_train(raw_ids: Any, ignore: Any, num_classes: int) -> dict[int, int]:
+    ignore = [] if ignore is None else ignore
+    if not isinstance(ignore, list) or not all(_is_byte(raw) for raw in ignore):
+        raise ValueError("`ignore` must be a list of raw ids, each 0 to 255")
+    if raw_ids is None:
+        raw_ids = {i: i for i in range(num_classes) if i not in ignore}
+    if not isinstance(raw_ids, dict) or not all(_is_byte(raw) for raw in raw_ids):
+        raise ValueError("`raw_ids` must be {raw id: train id}, raw ids 0 to 255")
+    for raw, train in raw_ids.items():
+        if not _is_byte(train) or not (train < num_classes or train == IGNORE):
+            allowed = f"train ids are 0 to {num_classes - 1}, or 255 for ignored"
+            raise ValueError(f"`raw_ids` maps {raw} to {train!r}; {allowed}")
+        if raw in ignore and train != IGNORE:
+            raise ValueError(f"raw id {raw} is in `raw_ids` and in `ignore`")
+    without = set(range(num_classes)) - set(raw_ids.values())
+    if without:
+        raise ValueError(f"no raw id is mapped to train id {min(without)}")
+    return raw_ids | dict.fromkeys(ignore, IGNORE)
+
+
+def _is_byte(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+def _is_colour(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_byte(v) for v in value)

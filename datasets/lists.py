@@ -1,0 +1,160 @@
+"""List files: one sample a line, `image` or `image label`, relative to the data's root; masks' names."""
+
+import gc
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from core.errors import UserError
+from core.files import write_bytes
+
+MAX_LINE_BYTES = 10_000
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Sample(NamedTuple):
+    """A line of a list: paths relative to the root, without a leading slash."""
+
+    image: str
+    label: str | None
+
+
+def find(name: str, root: str) -> Path:
+    """The list file that `name` means: ROOT/NAME.txt, else data/NAME.txt, else NAME as a path.
+
+    Raises:
+        UserError: there is none of them.
+    """
+    candidates = [os.path.join(root, f"{name}.txt"), os.path.join("data", f"{name}.txt"), name]
+    for candidate in candidates:
+        if os.path.isfile(candidate):
+            return Path(candidate)
+    raise UserError(f"no list {name!r}: looked for {', '.join(candidates)}; tools/make_lists.py makes lists")
+
+
+def read(name: str, root: str, labels: bool = False) -> list[Sample]:
+    """Samples of a list, in its order; the files that it names are not looked for.
+
+    Columns are separated by blanks, leading slashes are dropped, empty lines and lines that start with # are
+    skipped; a byte-order mark and Windows line ends do no harm.
+
+    Args:
+        name: of the list, or its path (see `find`).
+        root: folder that the list's paths start from.
+        labels: every sample must have a label.
+
+    Raises:
+        UserError: naming file and line: no such list, nothing in it, more than two columns, no UTF-8, a path
+            that leaves the root, a label missing.
+    """
+    path = find(name, root)
+    # A million samples hold no cycle; Python's search for some would take as long as all the rest.
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with open(path, "rb") as file:
+            samples = _samples(file, path, labels)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    finally:
+        if collecting:
+            gc.enable()
+    if not samples:
+        raise UserError(f"{path} lists nothing")
+    return samples
+
+
+def _samples(file: IO[bytes], path: Path, labels: bool) -> list[Sample]:
+    """Samples of an open list file; UserError naming the line."""
+    samples = []
+    for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
+        if number == 1:
+            line = line.removeprefix(BYTE_ORDER_MARK)
+        # Split as bytes: blanks are ASCII's, a no-break space belongs to a name.
+        columns = line.split()
+        if not columns or columns[0].startswith(b"#"):
+            continue
+        try:
+            samples.append(_sample(columns, line))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}") from None
+        if labels and len(columns) == 1:
+            raise UserError(f"{path}:{number}: no label; here every line must be `image label`")
+    return samples
+
+
+def _sample(columns: list[bytes], line: bytes) -> Sample:
+    """The sample of a line that was split; ValueError if it is none."""
+    if not 1 <= len(columns) <= 2 or len(line) >= MAX_LINE_BYTES:
+        raise ValueError("expected `image` or `image label`, separated by blanks (paths without blanks)")
+    if b"\0" in line:
+        raise ValueError("a zero byte; is this a list?")
+    if b".." in line and any(b".." in column.split(b"/") for column in columns):
+        raise ValueError("a path with '..' leaves the data's root; list paths start from there")
+    try:
+        image, label = columns[0].decode().lstrip("/"), columns[-1].decode().lstrip("/")
+    except UnicodeDecodeError:
+        raise ValueError("no UTF-8 text; is this a list?") from None
+    if not (image and label):
+        raise ValueError("a path that is nothing but a slash")
+    return Sample(image, label if len(columns) == 2 else None)
+
+
+def write(path: str | Path, samples: Iterable[Sample]) -> None:
+    """Write a list that `read` reads back as it is.
+
+    Raises:
+        UserError: a path that a list cannot hold (blanks, '..'), or the disk refuses.
+    """
+    write_bytes(path, text(samples).encode())
+
+
+def text(samples: Iterable[Sample]) -> str:
+    """Content of a list file; UserError for a path that a list cannot hold."""
+    lines = []
+    for sample in samples:
+        line = sample.image if sample.label is None else f"{sample.image} {sample.label}"
+        columns = line.encode().split()
+        try:
+            if line.startswith("#") or _sample(columns, line.encode()) != sample:
+                raise ValueError("a list cannot hold such names (blanks, a slash or # at the start)")
+        except ValueError as error:
+            raise UserError(f"{line!r}: {error}") from None
+        lines.append(line + "\n")
+    return "".join(lines)
+
+
+def exists(name: str, root: str) -> bool:
+    """Whether there is a list of that name (see `find`)."""
+    try:
+        find(name, root)
+    except UserError:
+        return False
+    return True
+
+
+def mask_name(image: str, renamed: bool = True) -> str:
+    """File name of an image's mask: base name, `_leftImg8bit` -> `_gtFine_labelIds` if `renamed`, .png."""
+    stem = image.rpartition("/")[2]
+    if "." in stem:
+        stem = stem.rpartition(".")[0]
+    return (stem.replace("_leftImg8bit", "_gtFine_labelIds") if renamed else stem) + ".png"
+
+
+def mask_names(samples: Iterable[Sample], renamed: bool = True) -> list[str]:
+    """`mask_name` of every sample, in their order.
+
+    Raises:
+        UserError: two images of one list would have the same mask; it names them.
+    """
+    names, first = [], {}
+    for sample in samples:
+        name = mask_name(sample.image, renamed)
+        if name in first:
+            raise UserError(f"{first[name]} and {sample.image} in one list: both have the mask {name}")
+        first[name] = sample.image
+        names.append(name)
+    return names
+

@@ -1,0 +1,212 @@
+"""Single images: source training, the baseline's unlabelled target pass, validation and inference."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets import noise
+from datasets.images import read_image, read_pair
+from datasets.lists import Sample
+from datasets.noise import Jitter
+from datasets.transforms import (
+    Frame,
+    Size,
+    Window,
+    centre_window,
+    crop,
+    draw_size,
+    draw_window,
+    flip,
+    resize,
+    whole,
+)
+
+GAME = "game/"  # GTA5's folder; its images are of several sizes
+GAME_SIZE = (1052, 1914)
+SOURCE, UNLABELLED = 0, 1  # the streams of random numbers; the target's views have one of their own
+
+
+class SourceItem(NamedTuple):
+    """A labelled image; a batch has one more dimension in front."""
+
+    image: Tensor  # uint8 [H, W, 3]
+    label: Tensor  # uint8 [H, W], train IDs, 255 = ignored, padding too
+    padding: Tensor  # bool [H, W]
+    index: Tensor  # int64, the position in the list
+
+
+class UnlabelledItem(NamedTuple):
+    """An image without label; a batch has one more dimension in front."""
+
+    image: Tensor  # uint8 [H, W, 3]
+    padding: Tensor  # bool [H, W]
+    index: Tensor  # int64, the position in the list
+
+
+SourceBatch = SourceItem
+UnlabelledBatch = UnlabelledItem
+
+
+class SourceParams(NamedTuple):
+    """One augmentation of an image."""
+
+    size: Size  # after scaling
+    blur: bool
+    flip: bool
+    jitter: Jitter | None
+    window: Window | None  # of the scaled and mirrored image; None: all of it, resized to the crop's size
+
+
+class Augmentation(NamedTuple):
+    """What source images go through (docs/method.md section 6); the values are those of the configuration."""
+
+    crop_size: Size  # CROP_SIZE
+    scale: tuple[float, float] = (1.0, 1.0)  # SCALE_FROM, SCALE_TO
+    random_crop: bool = True  # RND_CROP
+    hflip: bool = False  # RND_HFLIP
+    blur: bool = False  # SRC_RND_BLUR
+    jitter: float = 0.0  # RND_JITTER where SRC_RND_JITTER > 0, else 0
+
+    def draw(self, rng: np.random.Generator, size: Size) -> SourceParams:
+        """Draw the parameters for an image of `size`."""
+        scaled = draw_size(rng, size, self.scale)
+        return SourceParams(
+            scaled,
+            self.blur and bool(rng.random() < 0.5),
+            self.hflip and bool(rng.random() < 0.5),
+            noise.draw_jitter(rng, self.jitter, min(0.5, self.jitter)),
+            draw_window(rng, scaled, self.crop_size) if self.random_crop else None,
+        )
+
+    def apply(self, frame: Frame, params: SourceParams) -> Frame:
+        """Scale, blur, flip, jitter, crop: a frame of the crop's size.
+
+        Flip and jitter come after the crop, with the same result on fewer pixels: the window is mirrored, and
+        contrast keeps the mean grey of the whole scaled image, for which a sixteenth of its pixels is enough.
+        """
+        frame = resize(frame, params.size)
+        if params.blur:
+            frame = frame._replace(image=noise.blur(frame.image, 1.0))
+        scaled = frame.image
+        if params.window is None:
+            frame = resize(frame, self.crop_size)
+        else:
+            mirrored = params.window.mirrored(params.size[1]) if params.flip else params.window
+            frame = crop(frame, mirrored)
+        if params.flip:
+            frame = flip(frame)
+        if params.jitter is not None:
+            around = np.ascontiguousarray(scaled[::4, ::4])
+            frame = frame._replace(image=noise.jitter(frame.image, params.jitter, around))
+        return frame
+
+
+class SourceTraining(Dataset):
+    """Labelled images, augmented; the item depends on the seed and the key, (epoch, index), alone."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: str | Path,
+        *,
+        num_classes: int | None = None,
+        game_size: Size | None = GAME_SIZE,
+        seed: int = 0,
+        **augmentation: Any,
+    ) -> None:
+        """`num_classes`: to check labels; `augmentation`: the fields of Augmentation."""
+        self.samples, self.root, self.augmentation = samples, root, Augmentation(**augmentation)
+        self.num_classes, self.game_size, self.seed = num_classes, game_size, seed
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> SourceItem:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, SOURCE, epoch, index))
+        frame = read_frame(self.root, self.samples[index], self.num_classes, self.game_size)
+        return _item(self.augmentation.apply(frame, self.augmentation.draw(rng, frame.size)), index)
+
+
+class UnlabelledTraining(Dataset):
+    """Target images of the baseline (section 3): drawn uniformly; augmentation and key as the source's."""
+
+    def __init__(
+        self, samples: Sequence[Sample], root: str | Path, *, seed: int = 0, **augmentation: Any
+    ) -> None:
+        """`augmentation`: the fields of Augmentation."""
+        self.samples, self.root, self.seed = samples, root, seed
+        self.augmentation = Augmentation(**augmentation)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> UnlabelledItem:
+        epoch, index = key
+        rng = np.random.default_rng((self.seed, UNLABELLED, epoch, index))
+        position = int(rng.integers(len(self.samples)))
+        frame = whole(read_image(Path(self.root, self.samples[position].image)))
+        frame = self.augmentation.apply(frame, self.augmentation.draw(rng, frame.size))
+        return UnlabelledItem(as_tensor(frame.image), as_tensor(frame.padding), torch.tensor(position))
+
+
+class Validation(Dataset):
+    """Labelled images, never augmented: the centre crop (VAL_CROP) or all of it, resized to CROP_SIZE."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: str | Path,
+        *,
+        crop_size: Size,
+        crop: bool = True,
+        num_classes: int | None = None,
+        game_size: Size | None = GAME_SIZE,
+    ) -> None:
+        """`crop`: VAL_CROP; `num_classes`: to check labels."""
+        self.samples, self.root = samples, root
+        self.crop_size, self.centre_crop = crop_size, crop
+        self.num_classes, self.game_size = num_classes, game_size
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> SourceItem:
+        frame = read_frame(self.root, self.samples[index], self.num_classes, self.game_size)
+        if self.centre_crop:
+            return _item(crop(frame, centre_window(frame.size, self.crop_size)), index)
+        return _item(resize(frame, self.crop_size), index)
+
+
+class Images(Dataset):
+    """Images at their own sizes, for inference: (uint8 [H, W, 3], position in the list)."""
+
+    def __init__(self, samples: Sequence[Sample], root: str | Path) -> None:
+        self.samples, self.root = samples, root
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return as_tensor(read_image(Path(self.root, self.samples[index].image))), index
+
+
+def read_frame(root: str | Path, sample: Sample, num_classes: int | None, game_size: Size | None) -> Frame:
+    """Read a labelled sample; GTA5's are resized to `game_size`, unless that is None."""
+    frame = whole(*read_pair(root, sample, num_classes))
+    return resize(frame, game_size) if game_size is not None and sample.image.startswith(GAME) else frame
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """A tensor of an array, sharing its memory where that is in one piece."""
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _item(frame: Frame, index: int) -> SourceItem:
+    planes = (as_tensor(plane) for plane in frame)
+    return SourceItem(*planes, torch.tensor(index))

@@ -1,0 +1,144 @@
+"""Target images for SAC: from an item's number, by importance sampling, to the T views of an image."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datasets import sampling
+from datasets.images import read_image, read_pair
+from datasets.lists import Sample
+from datasets.noise import Noise, add_noise, draw_noise
+from datasets.transforms import Frame, Size, whole
+from datasets.views import SharedParams, ViewParams, affine, apply_shared, apply_view, draw_shared, draw_views
+
+TARGET = 2  # the stream of random numbers; those of single images are in datasets/source.py
+Key = tuple[int, int, int, int]
+
+
+class TargetItem(NamedTuple):
+    """Views of one image; in a batch those of all images one after the other. It holds no label."""
+
+    noisy: Tensor  # x̂, uint8 [t, H, W, 3]: the student's
+    clean: Tensor  # x, uint8 [t, H, W, 3]: the teacher's
+    padding: Tensor  # bool [t, H, W]
+    A: Tensor  # float32 [t, 2, 3], reference coordinates to the view's
+    A_inv: Tensor  # float32 [t, 2, 3]
+    index: Tensor  # int64 [t], the image's position in the list
+
+
+TargetBatch = TargetItem
+
+
+class Draw(NamedTuple):
+    """All random choices of one item."""
+
+    position: int  # of the image in the list
+    shared: SharedParams
+    views: list[ViewParams]  # T of them
+    noise: list[Noise]  # T of them
+
+
+class TargetTraining(Dataset):
+    """Views of target images; a key (epoch, index, first, last) asks for views first ... last-1 of the T.
+
+    All of an item's parameters are drawn, whichever views are asked for: they depend on the seed, the epoch
+    and the index alone, and processes that share an image see the same ones.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        root: str | Path,
+        tables: np.ndarray,
+        *,
+        crop_size: Size,
+        views: int,
+        target_scale: tuple[float, float] = (1.0, 1.0),
+        zoom: tuple[float, float] = (1.0, 1.0),
+        hflip: bool = False,
+        guided_hflip: bool = False,
+        blur: bool = False,
+        jitter: float = 0.0,
+        greyscale: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        """`tables`: float64 [C, M] from sampling.cumulative_tables; the others as section 5's keys."""
+        self.samples, self.root, self.tables, self.seed = samples, root, tables, seed
+        self.crop_size, self.views, self.target_scale, self.zoom = crop_size, views, target_scale, zoom
+        self.hflip, self.guided_hflip = hflip, guided_hflip
+        self.blur, self.jitter, self.greyscale = blur, jitter, greyscale
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: Key) -> TargetItem:
+        epoch, index, first, last = key
+        draw = self.draw(epoch, index)
+        frame = whole(read_image(Path(self.root, self.samples[draw.position].image)))
+        return make_views(frame, draw, first, last)[0]
+
+    def draw(self, epoch: int, index: int) -> Draw:
+        """Draw the image (section 7), its T views, and their noise."""
+        rng = np.random.default_rng((self.seed, TARGET, epoch, index))
+        return Draw(
+            sampling.draw_image(self.tables, index, rng.random()),
+            draw_shared(rng, self.crop_size, self.target_scale, self.hflip),
+            draw_views(rng, self.views, self.crop_size, self.zoom, self.guided_hflip),
+            [draw_noise(rng, self.blur, self.jitter, self.greyscale) for _ in range(self.views)],
+        )
+
+
+class TargetViewsLabelled(Dataset):
+    """The same views with the label of each, uint8 [t, H, W], 255 in padding too: for measuring only."""
+
+    def __init__(
+        self, samples: Sequence[Sample], root: str | Path, tables: np.ndarray, **options: Any
+    ) -> None:
+        """Arguments as TargetTraining's."""
+        self.training = TargetTraining(samples, root, tables, **options)
+
+    def __len__(self) -> int:
+        return len(self.training)
+
+    def __getitem__(self, key: Key) -> tuple[TargetItem, Tensor]:
+        epoch, index, first, last = key
+        draw = self.training.draw(epoch, index)
+        sample = self.training.samples[draw.position]
+        pair = read_pair(self.training.root, sample, num_classes=len(self.training.tables))
+        item, label = make_views(whole(*pair), draw, first, last)
+        return item, torch.from_numpy(label)
+
+
+def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetItem, np.ndarray | None]:
+    """Views `first` ... `last`-1 of an image as it was read, and their labels (None if it has none).
+
+    What the views share is done once.
+    """
+    reference = apply_shared(frame, draw.shared)
+    height, width = reference.size
+    count = last - first
+    # Each view goes to its place at once: asking for memory and returning it would cost as much as a resize.
+    clean = np.empty((count, height, width, 3), np.uint8)
+    noisy = np.empty_like(clean)
+    padding = np.empty((count, height, width), bool)
+    label = None if reference.label is None else np.empty((count, height, width), np.uint8)
+    maps = np.empty((2, count, 2, 3), np.float32)
+    for i, (view, noise) in enumerate(zip(draw.views[first:last], draw.noise[first:last], strict=True)):
+        part = apply_view(reference, view)
+        clean[i], padding[i] = part.image, part.padding
+        if label is not None:
+            label[i] = part.label
+        add_noise(clean[i], noise, out=noisy[i])
+        maps[:, i] = affine(view, height, width)
+    tensors = (torch.from_numpy(array) for array in (noisy, clean, padding, *maps))
+    return TargetItem(*tensors, torch.full((count,), draw.position)), label
+
+
+def collate_views(items: Sequence[TargetItem]) -> TargetBatch:
+    """The views of several images one after the other: dimension 0 becomes the sum of their t."""
+    return TargetBatch(*(torch.cat(field) for field in zip(*items, strict=True)))

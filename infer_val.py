@@ -1,0 +1,225 @@
+"""Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
+
+import os
+import zipfile
+from argparse import Namespace
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from core import config, distributed, visual
+from core.compute import Compute, uses_bfloat16
+from core.errors import Parser, UserError, run
+from core.files import atomic_write, write_bytes
+from core.inference import Predictor, load_network
+from core.parallel import cores
+from datasets import labels, lists
+from datasets.source import Images
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+KINDS = ("ids", "cs", "vis", "prob")
+EXAMPLES = """examples:
+  python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --infer-list val_cityscapes \\
+      --resume snapshots/cityscapes/v1/01_gta_resnet101/epoch100_score0.530.pth --mask-output-dir masks/val
+  python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --resume final.pth \\
+      --images street.jpg more/ --mask-output-dir masks --save ids vis --scales 0.75 1 1.25 --flip
+several GPUs: torchrun --standalone --nproc_per_node 4 infer_val.py ..."""
+MASK_COMPRESSION = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # of zlib's levels the fast one: masks are small anyway
+
+
+def arguments() -> Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    add = parser.add_argument
+    add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
+    add("--resume", required=True, metavar="SNAPSHOT", help="the weights")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
+    what.add_argument("--images", nargs="+", metavar="PATH", help="images, and folders of images")
+    add("--mask-output-dir", required=True, metavar="DIR")
+    add("--dataloader", default="cityscapes", metavar="NAME",
+        help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
+    add("--workers", type=int, metavar="N", help="loader processes (default: cores, at most 4)")
+    add("--teacher", action="store_true", help="the teacher's weights, not the student's")
+    add("--save", nargs="+", choices=KINDS, default=["ids", "cs"], metavar="KIND",
+        help="ids, cs (label IDs), vis (overlays), prob (probabilities); default: ids cs")
+    add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over sizes")
+    add("--flip", action="store_true", help="average with the mirrored image")
+    add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
+    add("--resume-output", action="store_true", help="skip images whose outputs are all there")
+    add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
+    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    args = parser.parse_args()
+    check(args)
+    return args
+
+
+def check(args: Namespace) -> None:
+    """UserError for values that make no sense, before anything is loaded."""
+    if not all(0 < scale <= 8 for scale in args.scales):
+        raise UserError(f"--scales {' '.join(map(str, args.scales))}: expected numbers above 0, at most 8")
+    if args.window and min(args.window) < 32:
+        raise UserError(f"--window {args.window[0]} {args.window[1]}: expected at least 32")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers {args.workers}: expected 0 or more")
+    if args.submission and "cs" not in args.save:
+        raise UserError("--submission needs the cs masks: add cs to --save")
+    if args.submission and Path(args.submission).is_dir():
+        raise UserError(f"--submission {args.submission} is a folder, expected a file to write")
+    if Path(args.mask_output_dir).exists() and not Path(args.mask_output_dir).is_dir():
+        raise UserError(f"--mask-output-dir {args.mask_output_dir} is a file, expected a folder")
+
+
+class Output:
+    """Where the outputs of an image go, and their writing.
+
+    Args:
+        folder: DIR of DIR/NAME.png, DIR/cs/NAME.png, ...
+        kinds: of KINDS.
+        label_set: train IDs -> label IDs and colours.
+    """
+
+    def __init__(self, folder: str, kinds: Sequence[str], label_set: labels.LabelSet) -> None:
+        self.folder, self.kinds = Path(folder), kinds
+        self.to_raw, self.palette = label_set.to_raw(), label_set.palette()
+
+    def path(self, name: str, kind: str) -> Path:
+        """The file of one kind for the mask name NAME.png."""
+        if kind == "ids":
+            return self.folder / name
+        return self.folder / kind / (Path(name).with_suffix(".npz") if kind == "prob" else name)
+
+    def complete(self, name: str) -> bool:
+        """Whether every kind is there; what is there is whole."""
+        return all(self.path(name, kind).is_file() for kind in self.kinds)
+
+    def write(self, name: str, ids: np.ndarray, image: np.ndarray, probabilities: np.ndarray | None) -> None:
+        """Write all kinds: ids uint8 [H,W], image uint8 [H,W,3], probabilities float16 [C,H,W]."""
+        for kind in self.kinds:
+            path = self.path(name, kind)
+            if kind == "prob":
+                atomic_write(path, partial(np.savez_compressed, probabilities=probabilities), durable=False)
+                continue
+            picture = {"ids": lambda: ids, "cs": lambda: self.to_raw[ids],
+                       "vis": lambda: visual.overlay(image, ids, self.palette)[..., ::-1]}[kind]()
+            encoded = cv2.imencode(".png", picture, MASK_COMPRESSION)[1]
+            write_bytes(path, encoded.tobytes(), durable=False)
+
+
+def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
+    """The images to infer, below a root; UserError if one is not there."""
+    if args.infer_list:
+        samples = lists.read(args.infer_list, root)
+        missing = [s.image for s in samples if not os.path.isfile(os.path.join(root, s.image))]
+        if missing:
+            raise UserError(f"{len(missing)} of {len(samples)} images of {args.infer_list} are not below "
+                            f"{root}, first: {missing[0]}; see DATASET.ROOT")
+        return root, samples
+    output = Path(args.mask_output_dir)
+    found: dict[str, None] = {}  # each once, in their order
+    for path in map(Path, args.images):
+        if not path.exists():
+            raise UserError(f"--images {path}: there is no such file or folder")
+        inside = [path] if path.is_file() else sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and output not in p.parents)
+        if not inside:
+            raise UserError(f"--images {path}: no images ({', '.join(ENDINGS)}) in this folder")
+        found |= dict.fromkeys(map(str, inside))
+    return "", [lists.Sample(path, None) for path in found]
+
+
+def refuse_overwriting(samples: list[lists.Sample], root: str, names: list[str], output: Output) -> None:
+    """UserError where an output would take the place of an image."""
+    images = {os.path.realpath(os.path.join(root, sample.image)) for sample in samples}
+    for name in names:
+        for path in (output.path(name, kind) for kind in output.kinds):
+            if os.path.realpath(path) in images:
+                raise UserError(f"a mask would replace the image {path}: choose another --mask-output-dir")
+
+
+def infer(
+    args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor
+) -> None:
+    """Decode, predict, write; decoding and writing go on beside the network."""
+    workers = min(4, cores() // distributed.size()) if args.workers is None else args.workers
+    loader = DataLoader(Images([sample for sample, _ in todo], root), batch_size=None, num_workers=workers)
+    pending: deque[Future] = deque()
+    bar = tqdm(loader, unit="image", disable=distributed.rank() != 0, dynamic_ncols=True)
+    with ThreadPoolExecutor(max(1, min(4, cores() // 2))) as pool:
+        for image, index in bar:
+            sample, name = todo[int(index)]
+            try:
+                ids, probabilities = predict(image, "prob" in args.save)
+            except torch.OutOfMemoryError:
+                size = f"{image.shape[1]}x{image.shape[0]}"
+                raise UserError(f"{sample.image}, {size}, does not fit into the GPU's memory: look at it in "
+                                "windows, such as --window 512 1024") from None
+            if probabilities is not None:
+                probabilities = probabilities.half().cpu().numpy()
+            pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
+            while pending and (pending[0].done() or len(pending) > 8):
+                pending.popleft().result()  # a writer's error surfaces here
+        for future in pending:
+            future.result()
+
+
+def submission(path: str, output: Output, names: Sequence[str]) -> None:
+    """A zip of the label-ID masks."""
+
+    def write(file: object) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name in names:
+                archive.write(output.path(name, "cs"), name)
+
+    atomic_write(path, write)
+    print(f"{len(names)} masks in {path}")
+
+
+def main() -> None:
+    """Parse, load the network, infer."""
+    args = arguments()
+    cfg, _ = config.load(args.cfg, args.pairs)
+    label_set = labels.load(cfg.DATASET.CLASSES)
+    root, samples = find_images(args, cfg.DATASET.ROOT)
+    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
+    output = Output(args.mask_output_dir, args.save, label_set)
+    refuse_overwriting(samples, root, names, output)
+    if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
+        raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
+    device = distributed.start(cfg.TRAIN.DEVICE)
+    # Shared out before looking at what is there already: another process may have begun to write.
+    own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
+    if args.resume_output:
+        own = [entry for entry in own if not output.complete(entry[1])]
+    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = network.to(device, memory_format=torch.channels_last)
+    compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
+    window = tuple(args.window) if args.window else None
+    mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
+    predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
+    error = None
+    try:
+        if own:
+            infer(args, own, root, output, predict)
+    except UserError as refused:  # raised below, once the other processes know
+        error = refused
+    distributed.agree(error)
+    done = int(distributed.total(torch.tensor(len(own), device=device)))
+    if distributed.rank() == 0:
+        skipped = f", {len(names) - done} were there" if args.resume_output else ""
+        print(f"{done} images{skipped}: masks in {args.mask_output_dir}")
+        if args.submission:
+            submission(args.submission, output, names)
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    run(main)

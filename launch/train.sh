@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Train: bash launch/train.sh {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] [KEY VALUE ...]
+#
+#   base        the ABN baseline; without it SAC, from RESUME
+#   RESUME      the baseline's snapshot that SAC starts from
+#   IS_WEIGHTS  importance weights (default: data/cs_weights_{net}_{source}.data)
+#   NUM_GPUS    processes on this machine (default: its GPUs, or one on the CPU)
+#   EXP EXP_ID  names (default: v1 01): the run is {EXP_ID}[_abn]_{source}_{net}
+#   NNODES NODE_RANK MASTER_ADDR MASTER_PORT   several machines
+#
+# The same command again continues an interrupted run. Example:
+#   RESUME=snapshots/cityscapes/v1/01_abn_gta_resnet101/epoch098_score0.412.pth bash launch/train.sh gta resnet101
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
+fail() { echo "error: $*" >&2; exit 2; }
+case ${1:-} in -h | --help) usage; exit 0 ;; esac
+[ $# -ge 2 ] || fail "expected {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] (see bash launch/train.sh --help)"
+source=$1 net=$2; shift 2
+overrides=()
+case $source in
+    gta) overrides+=(TRAIN.TASK train_game_9K) ;;
+    synthia) overrides+=(TRAIN.TASK train_synthia_9K VAL.IGNORE_CLASS 9,14,16) ;;
+    *) fail "unknown source $source: expected gta or synthia" ;;
+esac
+case $net in
+    resnet101) config=deeplabv2_resnet101 ;;
+    vgg16) config=deeplabv2_vgg16 ;;
+    vgg16fcn) config=fcn_vgg16 ;;
+    *) fail "unknown network $net: expected resnet101, vgg16 or vgg16fcn" ;;
+esac
+mode=sac
+if [ "${1:-}" = base ]; then mode=base; shift; fi
+[ $(($# % 2)) -eq 0 ] || fail "trailing overrides come as KEY VALUE pairs, ${!#} is left over"
+
+exp=${EXP:-v1} id=${EXP_ID:-01}
+resume=$(from_here "${RESUME:-}")
+weights=$(from_here "${IS_WEIGHTS:-}")
+cd "$root"
+if [ $mode = base ]; then
+    run=${id}_abn_${source}_${net}
+else
+    run=${id}_${source}_${net} config=${config}_train
+    last=snapshots/cityscapes/$exp/$run/last.pth
+    [ -n "$resume" ] || [ -e "$last" ] ||
+        fail "SAC starts from a baseline: RESUME=snapshots/cityscapes/$exp/${id}_abn_${source}_${net}/....pth"
+    if [ -n "$weights" ]; then
+        [ -e "$weights" ] || fail "IS_WEIGHTS=$weights does not exist; make it with tools/compute_image_weights.py"
+    elif [ -e "data/cs_weights_${net}_${source}.data" ]; then
+        weights=data/cs_weights_${net}_${source}.data
+    else
+        echo "warning: no data/cs_weights_${net}_${source}.data: target images are drawn uniformly" >&2
+    fi
+    [ -z "$weights" ] || overrides+=(DATASET.SAMPLE_WEIGHTS "$weights")
+fi
+
+log=logs/cityscapes/$exp/$run
+mkdir -p "$log"
+run_processes train.py --cfg "configs/$config.yaml" --exp "$exp" --run "$run" ${resume:+--resume "$resume"} \
+    --set "${overrides[@]}" "$@" > >(keep "$log/train.out") 2> >(keep "$log/train.out" >&2)

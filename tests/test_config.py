@@ -1,0 +1,394 @@
+"""core/config.py: defaults, merging, what is refused and how; the published files; docs/configuration.md."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from golden_data import Golden
+from hypothesis import given
+from hypothesis import strategies as st
+from yacs.config import CfgNode
+
+import train
+from core import config
+from core.config import IGNORED, KEYS
+from core.errors import UserError
+from core.run import Run
+from tools import list_keys
+
+ROOT = Path(__file__).parents[1]
+# The custom ones are an example to be filled in, and a label set.
+FILES = [path for path in sorted(ROOT.glob("configs/*.yaml")) if not path.name.startswith("custom_")]
+STORED = Golden("c13_config").json
+# Keys of the published defaults that are other here, and why.
+DEPARTURES = {
+    "DATASET.ROOT": "data",  # one folder for all data; the published files say so too
+    "MODEL.ARCH": "deeplabv2_resnet101",  # the default network of old is not one of the three
+    "MODEL.LOSS": "focal_ce_conf_batch",  # what the published name computes, quirk A1
+}
+# The baseline's files hold some of SAC's keys, which a baseline does not read.
+UNREAD = {
+    "deeplabv2_vgg16.yaml": ["MODEL.NET_MOMENTUM", "MODEL.RUN_CONF_UPPER"],
+    "fcn_vgg16.yaml": ["MODEL.NET_MOMENTUM"],
+}
+PUBLISHED = [name for name in STORED["merged"] if name.endswith(".yaml")]
+
+
+def flat(tree: dict) -> dict[str, object]:
+    return {f"{section}.{name}": value for section, values in tree.items() if isinstance(values, dict)
+            for name, value in values.items()}
+
+
+def load(tmp_path: Path, text: str, *pairs: str) -> CfgNode:
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    return config.load(str(path), pairs)[0]
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> str:
+    path = tmp_path / "empty.yaml"
+    path.write_text("")
+    return str(path)
+
+
+def refusal(file: str, *pairs: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.load(file, pairs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_every_default_obeys_its_own_rule_and_says_what_it_means() -> None:
+    for key in KEYS:
+        assert key.rule.test(key.default) and key.meaning and key.rule.allowed, key.name
+    assert len({key.name for key in KEYS}) == len(KEYS)
+    assert not {key.name for key in KEYS} & set(IGNORED)
+
+
+def test_an_empty_file_gives_the_defaults(empty: str) -> None:
+    cfg, notes = config.load(empty)
+    assert cfg == config.defaults() and notes == []
+
+
+def test_defaults_are_new_each_time() -> None:
+    config.defaults().DATASET.MEAN.append(1.0)
+    assert len(config.defaults().DATASET.MEAN) == 3
+
+
+def test_the_command_line_wins_and_the_last_pair_too(tmp_path: Path) -> None:
+    text = "TRAIN: {BATCH_SIZE: 3, NUM_EPOCHS: 7}"
+    cfg = load(tmp_path, text, "TRAIN.BATCH_SIZE", "5", "MODEL.LR", "1e-2", "TRAIN.BATCH_SIZE", "6")
+    assert (cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.NUM_EPOCHS, cfg.MODEL.LR) == (6, 7, 0.01)
+    assert cfg.TRAIN.GROUP_SIZE == config.defaults().TRAIN.GROUP_SIZE
+
+
+def test_the_result_is_frozen(empty: str) -> None:
+    cfg, _ = config.load(empty)
+    with pytest.raises(AttributeError):
+        cfg.MODEL.LR = 1.0
+    with pytest.raises(AttributeError):
+        cfg.NEW = CfgNode()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("VAL.IGNORE_CLASS", "9,14,16", [9, 14, 16]),
+        ("VAL.IGNORE_CLASS", "[9, 14, 16]", [9, 14, 16]),
+        ("VAL.IGNORE_CLASS", "9", [9]),
+        ("VAL.IGNORE_CLASS", "[]", []),
+        ("VAL.IGNORE_CLASS", "", []),
+        ("VAL.LISTS", "a,b", ["a", "b"]),
+        ("VAL.LISTS", "['a', \"b\"]", ["a", "b"]),
+        ("VAL.LISTS", "lists/a.txt", ["lists/a.txt"]),
+        ("DATASET.RND_ZOOM", "1,1", [1.0, 1.0]),
+        ("DATASET.CROP_SIZE", "[64,128]", [64, 128]),
+        ("MODEL.LR_TARGET", "5", 5.0),
+        ("MODEL.FOCAL_P", "0", 0.0),
+        ("MODEL.LR", "2.5e-4", 2.5e-4),
+        ("MODEL.BASELINE", "true", True),
+        ("MODEL.BASELINE", "False", False),
+        ("DATASET.SAMPLE_WEIGHTS", "", ""),
+        ("TRAIN.TASK", "7", "7"),
+    ],
+)
+def test_values_of_the_command_line(empty: str, name: str, given: str, value: object) -> None:
+    cfg, _ = config.load(empty, ["MODEL.BASELINE", "False", name, given])
+    section, key = name.split(".")
+    assert cfg[section][key] == value and type(cfg[section][key]) is type(value)
+    if isinstance(value, list):
+        assert [type(x) for x in cfg[section][key]] == [type(x) for x in value]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("MODEL: {LR_TARGET: 5}", "MODEL.LR_TARGET", 5.0),
+        ("MODEL: {LR: 1e-4}", "MODEL.LR", 1e-4),  # text to YAML, which wants a point
+        ("DATASET: {CROP_SIZE: [64, 96]}", "DATASET.CROP_SIZE", [64, 96]),
+        ("DATASET:\n  RND_ZOOM:\n  - 1\n  - 2.5", "DATASET.RND_ZOOM", [1.0, 2.5]),
+        ("VAL: {LISTS: [1, b]}", "VAL.LISTS", ["1", "b"]),
+        ("MODEL: {BASELINE: yes}", "MODEL.BASELINE", True),
+    ],
+)
+def test_values_of_a_file(tmp_path: Path, text: str, name: str, value: object) -> None:
+    section, key = name.split(".")
+    assert load(tmp_path, text)[section][key] == value
+
+
+WRONG = [
+    (("MODEL.LR", "-1"), "MODEL.LR = -1 in --set: allowed is a number >= 0"),
+    (("MODEL.LR", "nan"), "MODEL.LR = 'nan' in --set: expected a number"),
+    (("MODEL.LR", "inf"), "allowed is a number >= 0"),
+    (("MODEL.LR", "fast"), "MODEL.LR = 'fast' in --set: expected a number"),
+    (("TRAIN.GROUP_SIZE", "0"), "TRAIN.GROUP_SIZE = 0 in --set: allowed is a whole number >= 1"),
+    (("TRAIN.BATCH_SIZE", "8.0"), "TRAIN.BATCH_SIZE = '8.0' in --set: expected a whole number"),
+    (("DATASET.CROP_SIZE", "0,512"), "DATASET.CROP_SIZE = 0,512 in --set: allowed is 2 whole numbers >= 8"),
+    (("DATASET.CROP_SIZE", "512"), "allowed is 2 whole numbers"),
+    (("DATASET.CROP_SIZE", "a,b"), "expected a list, each a whole number"),
+    (("DATASET.RND_ZOOM", "1.2,0.5"), "allowed is 2 numbers > 0, the smaller first"),
+    (("MODEL.ARCH", "resnet50"), "allowed is deeplabv2_resnet101 | deeplabv2_vgg16_bn | fcn_vgg16_bn"),
+    (("MODEL.CONF_POOL", "max"), "MODEL.CONF_POOL = max in --set: allowed is avg_pool | minentropy_pool"),
+    (("MODEL.LOSS", "ce"), "allowed is focal_ce | focal_ce_conf | focal_ce_conf_batch"),
+    (("MODEL.OPT", "sgd"), "MODEL.OPT = sgd in --set: allowed is SGD | Adam"),
+    (("MODEL.BASELINE", "1"), "MODEL.BASELINE = '1' in --set: expected True or False"),
+    (("MODEL.NET_MOMENTUM", "1.5"), "allowed is a number from 0 to 1"),
+    (("TRAIN.TASK", " "), "TRAIN.TASK =   in --set: allowed is not empty"),
+    (("VAL.IGNORE_CLASS", "255"), "VAL.IGNORE_CLASS = 255 in --set: allowed is class numbers"),
+    (("VAL.IGNORE_CLASS", "-1"), "allowed is class numbers"),
+    (("DATASET.MEAN", "123,116,103"), "allowed is 3 numbers from 0 to 1"),
+    (("DATASET.STD", "0,1,1"), "allowed is 3 numbers > 0"),
+]
+
+
+@pytest.mark.parametrize(("pair", "said"), WRONG)
+def test_what_makes_no_sense_is_one_line(empty: str, pair: tuple[str, str], said: str) -> None:
+    assert said in refusal(empty, *pair)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("MODEL.FOCAL", "unknown key MODEL.FOCAL in --set; did you mean MODEL.FOCAL_P?"),
+        ("model.lr", "did you mean MODEL.LR?"),
+        ("TRAIN.BATCHSIZE", "did you mean TRAIN.BATCH_SIZE?"),
+        ("LR", "unknown key LR"),
+        ("", "unknown key"),
+        ("XXXX.YYYY", "docs/configuration.md lists them all"),
+    ],
+)
+def test_unknown_keys(empty: str, name: str, said: str) -> None:
+    assert said in refusal(empty, name, "1")
+
+
+@pytest.mark.parametrize("pairs", [("MODEL.LR",), ("MODEL.LR", "1", "TRAIN.TASK")])
+def test_an_odd_set(empty: str, pairs: tuple[str, ...]) -> None:
+    assert refusal(empty, *pairs) == f"--set takes KEY VALUE pairs, {pairs[-1]!r} has no value"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("MODEL: {LR_TAGRET: 1}", "unknown key MODEL.LR_TAGRET in {file}; did you mean MODEL.LR_TARGET?"),
+        ("MODEL: {LR: true}", "MODEL.LR = True in {file}: expected a number"),
+        ("MODEL: {LR: }", "MODEL.LR = None in {file}: expected a number"),
+        ("MODEL: {LR: [1]}", "expected a number"),
+        ("TRAIN: {TASK: [a]}", "TRAIN.TASK = ['a'] in {file}: expected text"),
+        ("TRAIN: {TASK: 2020-01-01}", "in {file}: expected text"),
+        (f"MODEL: {{LR: 1{'0' * 400}}}", "expected a number"),
+        ("TRAIN: {BATCH_SIZE: 8.0}", "TRAIN.BATCH_SIZE = 8.0 in {file}: expected a whole number"),
+        ("DATASET: {CROP_SIZE: 512}", "CROP_SIZE = 512 in {file}: expected a list, each a whole number"),
+        ("MODEL: {BASELINE: 1}", "expected True or False"),
+        ("MODEL: [1, 2]", "{file}: expected sections with keys in them"),
+        ("just text", "{file}: expected sections"),
+        ("MODEL: {LR: 1, LR: 2}", "{file}:1: 'LR' is given twice"),
+        ("MODEL:\n\tLR: 1", "{file}:2:"),
+        ("a: &x [1]\nMODEL: *x", "{file}:2: aliases"),
+        ("MODEL: !!python/object/apply:os.system ['true']", "{file}:1: tags"),
+    ],
+)
+def test_files_that_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "some.yaml"
+    path.write_text(text)
+    assert said.format(file=path) in refusal(str(path))
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    assert "nowhere.yaml" in refusal(str(tmp_path / "nowhere.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "said"),
+    [
+        (["DATASET.SCALE_FROM", "2"], "DATASET.SCALE_FROM = 2.0 is larger than DATASET.SCALE_TO = 1.5"),
+        (["MODEL.RUN_CONF_LOWER", "0.8"], "MODEL.RUN_CONF_LOWER = 0.8 is larger than MODEL.RUN_CONF_UPPER"),
+        (["MODEL.ARCH", "fcn_vgg16_bn", "DATASET.CROP_SIZE", "500,512"], "needs sides divisible by 32"),
+        (["MODEL.OPT_NESTEROV", "True", "MODEL.MOMENTUM", "0"], "MODEL.OPT_NESTEROV needs"),
+        (["VAL.LISTS", "a,b", "VAL.SELECT", "c"], "VAL.SELECT = c is not one of VAL.LISTS"),
+    ],
+)
+def test_values_that_do_not_go_together(empty: str, pairs: list[str], said: str) -> None:
+    assert said in refusal(empty, *pairs)
+
+
+def test_values_that_just_go_together(empty: str) -> None:
+    pairs = "MODEL.RUN_CONF_LOWER 0.75 DATASET.SCALE_FROM 1.5 VAL.LISTS a,b VAL.SELECT b".split()
+    assert config.load(empty, pairs)[0].MODEL.RUN_CONF_LOWER == 0.75
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_keys_of_the_authors_files_that_mean_nothing_here(tmp_path: Path, name: str) -> None:
+    section, key = name.split(".")
+    path = tmp_path / "theirs.yaml"
+    path.write_text(f"{section}: {{{key}: 0.5}}")
+    cfg, notes = config.load(str(path), [name, "1"])
+    assert notes == [f"{name} ({where}) means nothing here and is ignored" for where in (path, "--set")]
+    assert cfg == config.defaults()
+
+
+def test_what_a_run_writes_is_read_again(tmp_path: Path) -> None:
+    pairs = "VAL.LISTS a,7 VAL.IGNORE_CLASS 9".split()
+    cfg, _ = config.load(str(ROOT / "configs/fcn_vgg16_train.yaml"), pairs)
+    again = load(tmp_path, cfg.dump())
+    assert again == cfg and again.VAL.LISTS == ["a", "7"]
+
+
+@pytest.mark.parametrize("options", [{"exp": "../x"}, {"run": ""}, {"run": ".."}, {"dataloader": "a/b"}])
+def test_names_that_lead_out_of_the_run_s_folders(options: dict[str, str]) -> None:
+    with pytest.raises(UserError, match=f"--{next(iter(options))} .*expected the name of a folder"):
+        Run(**{"exp": "e", "run": "r", **options})
+    assert Run("e", "r.1-x").logs == Path("logs/cityscapes/e/r.1-x")
+
+
+@pytest.mark.parametrize("option", ["seed", "workers"])
+def test_negative_numbers_of_the_command_line(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["train.py", "--cfg", "nowhere.yaml", "--exp", "e", "--run", "r", f"--{option}", "-1"]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match=f"--{option}: expected a whole number >= 0"):
+        train.main()
+
+
+@pytest.mark.parametrize(
+    ("processes", "pairs", "fits"),
+    [
+        (3, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 4", "use 1 or 2 processes"),
+        (8, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2", "use 1 or 2 or 4 processes"),
+        (4, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 MODEL.BASELINE True", "TRAIN.NUM_GROUPS = 2 evenly"),
+    ],
+)
+def test_batches_that_processes_cannot_share(empty: str, processes: int, pairs: str, fits: str) -> None:
+    cfg, _ = config.load(empty, pairs.split())
+    config.check_processes(cfg, 2)
+    with pytest.raises(UserError, match=fits):
+        config.check_processes(cfg, processes)
+
+
+def test_ignored_classes_belong_to_the_label_set(empty: str) -> None:
+    cfg, _ = config.load(empty, ["VAL.IGNORE_CLASS", "9,14,16"])
+    config.check_classes(cfg, 19)
+    with pytest.raises(UserError, match="has the classes 0 to 4"):
+        config.check_classes(cfg, 5)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
+def test_defaults_can_be_given_as_text(empty: str, key: config.Key) -> None:
+    text = str(key.default)
+    cfg, _ = config.load(empty, [key.name, text])
+    assert cfg == config.defaults()
+
+
+numbers = st.floats(1e-3, 1) | st.integers(1, 9)
+
+
+short_names = st.sampled_from(["LR", "LR_TARGET", "THRESHOLD_BETA", "FOCAL_P"])
+
+
+@given(changes=st.dictionaries(short_names, numbers), data=st.data())
+def test_file_and_command_line_mean_the_same(tmp_path_factory, changes: dict, data: st.DataObject) -> None:
+    """Whatever part of the changes stands in the file, the merged configuration is the same."""
+    here = {name for name in changes if data.draw(st.booleans())}
+    folder = tmp_path_factory.mktemp("merge")
+    pairs = [x for name in changes if name not in here for x in (f"MODEL.{name}", repr(changes[name]))]
+    merged = load(folder, yaml.safe_dump({"MODEL": {name: changes[name] for name in here}}), *pairs)
+    for name, value in flat(config.defaults()).items():
+        expected = changes.get(name.removeprefix("MODEL."), value) if name.startswith("MODEL.") else value
+        assert flat(merged)[name] == expected
+
+
+@given(words=st.lists(st.text(max_size=12), min_size=2, max_size=2), key=st.sampled_from(KEYS))
+def test_any_text_is_a_value_or_a_user_error(tmp_path_factory, words: list, key: config.Key) -> None:
+    path = tmp_path_factory.getbasetemp() / "none.yaml"
+    path.write_text("")
+    for pairs in ([key.name, words[1]], words):
+        try:
+            config.load(str(path), pairs)
+        except UserError:
+            pass
+
+
+def test_published_defaults() -> None:
+    ours = flat(config.defaults())
+    for name, value in flat(STORED["defaults"]).items():
+        if name not in IGNORED:
+            assert ours[name] == DEPARTURES.get(name, value), name
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_published_configurations(file: str) -> None:
+    cfg, notes = config.load(str(ROOT / "configs" / file))
+    ours, theirs = flat(cfg), flat(STORED["merged"][file])
+    # The published launcher switches the baseline on by --set.
+    expected = {**theirs, "MODEL.LOSS": "focal_ce_conf_batch", "MODEL.BASELINE": "_train" not in file}
+    for name in UNREAD.get(file, []):
+        assert ours[name] != theirs[name]
+        expected[name] = ours[name]
+    assert {name: ours[name] for name in expected if name not in IGNORED} == {
+        name: value for name, value in expected.items() if name not in IGNORED}
+    assert notes == []
+
+
+def test_the_published_launchers_pairs(empty: str) -> None:
+    ((pairs, expected),) = [item for item in STORED["merged"].items() if item[0].startswith("--set ")]
+    cfg, _ = config.load(empty, pairs.split()[1:])
+    assert {name: flat(cfg)[name] for name in expected} == expected
+
+
+def test_keys_beyond_the_published_ones_do_not_touch_the_published_files() -> None:
+    published = set(flat(STORED["defaults"]))
+    for file in PUBLISHED:
+        cfg, _ = config.load(str(ROOT / "configs" / file))
+        for name, value in flat(config.defaults()).items():
+            assert name in published or flat(cfg)[name] == value
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.name)
+def test_files_hold_only_what_differs_from_the_defaults(file: Path) -> None:
+    given = flat(yaml.safe_load(file.read_text()))
+    kept = flat(config.load(str(file))[0])
+    defaults = flat(config.defaults())
+    # The network stands in each published file, whatever the default is.
+    same = [name for name in given if kept[name] == defaults[name] and name != "MODEL.ARCH"]
+    assert given and same == []
+
+
+def test_the_page_lists_the_keys_of_now() -> None:
+    page = list_keys.PAGE.read_text()
+    assert list_keys.replaced(page) == page, "run: python tools/list_keys.py --write"
+    for key in KEYS:
+        assert page.count(f"| `{key.name}` |") == 1
+
+
+def test_the_page_needs_its_marks() -> None:
+    with pytest.raises(UserError, match="put them back"):
+        list_keys.replaced("# Configuration\n")
+    page = list_keys.replaced(f"a{list_keys.BEGIN}outdated{list_keys.END}b")
+    assert page.startswith("a") and page.endswith("b") and "outdated" not in page
+
+
+def test_list_keys_prints() -> None:
+    command = [sys.executable, ROOT / "tools/list_keys.py"]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert out.strip() == list_keys.tables()

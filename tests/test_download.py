@@ -1,0 +1,191 @@
+"""tools/download.py, from a server of our own: complete and checked, or not there."""
+
+import hashlib
+import http.server
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from core.errors import UserError
+from datasets.sampling import load_weights, save_weights
+from tools import download
+
+ROOT = Path(__file__).parents[1]
+CONTENT = bytes(range(256)) * 9000  # 2.3 MB
+NAME = f"net-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves the server's `files`; understands ranges where `ranges`; breaks off after `limit` bytes."""
+
+    def do_GET(self) -> None:
+        content = self.server.files.get(self.path.removeprefix("/files/"))
+        if content is None:
+            return self.send_error(404)
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1]) if self.server.ranges else 0
+        self.server.starts.append(start)
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        self.wfile.write(content[start:][: self.server.limit])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[http.server.HTTPServer]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.files, server.ranges, server.limit, server.starts = {NAME: CONTENT}, True, None, []
+        server.url = f"http://127.0.0.1:{server.server_port}/files"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
+    monkeypatch.delenv("SAC_URL", raising=False)
+    for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(proxy, raising=False)
+
+    def run(*args: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["download.py", *map(str, args), "--out", str(tmp_path / "out")])
+        download.main()
+
+    return run
+
+
+def there(tmp_path: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*")}
+
+
+def test_download(server, get, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    get("imagenet", NAME, "--url", server.url + "/")
+    assert there(tmp_path) == {NAME: CONTENT}
+    expected = f"out/{NAME}: {len(CONTENT)} bytes, SHA-256 {hashlib.sha256(CONTENT).hexdigest()}"
+    assert expected in capsys.readouterr().out
+    get("imagenet", NAME, "--url", server.url)
+    assert "there already" in capsys.readouterr().out
+    assert server.starts == [0]
+
+
+def test_local_files(get, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(CONTENT)
+    get("imagenet", NAME, "--url", tmp_path.as_uri())
+    assert there(tmp_path) == {NAME: CONTENT}
+    with pytest.raises(UserError, match="cannot get file:.*none-0.pth"):
+        get("imagenet", "none-0.pth", "--url", tmp_path.as_uri())
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_goes_on(server, get, tmp_path: Path, ranges: bool) -> None:
+    server.limit, server.ranges = 1_000_000, ranges
+    with pytest.raises(UserError, match=f"broke off at 1000000 of {len(CONTENT)}"):
+        get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME + ".part": CONTENT[:1_000_000]}
+    server.limit = None
+    get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME: CONTENT}
+    assert server.starts == [0, 1_000_000 if ranges else 0]
+
+
+def test_a_complete_part_is_only_renamed(server, get, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / f"{NAME}.part").write_bytes(CONTENT)
+    get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME: CONTENT}
+
+
+def test_another_file_is_refused(server, get, tmp_path: Path) -> None:
+    server.files[NAME] = b"<html>Please log in</html>"
+    with pytest.raises(UserError, match=f"{NAME} is not the file that was expected: .*SHA-256"):
+        get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {}
+
+
+def test_a_file_that_is_there_but_no_good(server, get, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / NAME).write_bytes(b"other")
+    with pytest.raises(UserError, match="no good .*--force"):
+        get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME: b"other"}
+    get("imagenet", NAME, "--url", server.url, "--force")
+    assert there(tmp_path) == {NAME: CONTENT}
+
+
+def test_weights_are_checked(server, get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_weights({"a.png": {0: 1.0}}, tmp_path / "w")
+    server.files["cs_weights_vgg16_gta.data"] = (tmp_path / "w").read_bytes()
+    torch.save([1], tmp_path / "w")
+    server.files["other.data"] = (tmp_path / "w").read_bytes()
+    monkeypatch.setenv("SAC_URL", server.url)
+    get("weights", "cs_weights_vgg16_gta.data")
+    assert load_weights(tmp_path / "out" / "cs_weights_vgg16_gta.data") == {"a.png": {0: 1.0}}
+    with pytest.raises(UserError, match="other.data is not the file that was expected: .*no weights"):
+        get("weights", "other.data")
+    with pytest.raises(UserError, match="cs_weights_resnet101_gta.data: the server says 404"):
+        get("weights")
+    assert list(there(tmp_path)) == ["cs_weights_vgg16_gta.data"]
+
+
+def test_snapshots_are_checked(server, get, tmp_path: Path) -> None:
+    torch.save({"model": {"module.w": torch.ones(2)}, "opt": {}, "epoch": 1, "score": 0.5}, tmp_path / "s")
+    whole = (tmp_path / "s").read_bytes()
+    server.files |= {"good.pth": whole, "bad.pth": whole[:-100]}
+    get("snapshots", "good.pth", "--url", server.url)
+    with pytest.raises(UserError, match="bad.pth is not the file that was expected"):
+        get("snapshots", "bad.pth", "--url", server.url)
+    assert there(tmp_path) == {"good.pth": whole}
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["imagenet", "--url", "http://127.0.0.1:9/x"], "cannot get .*resnet101-5d3.*offline.*out/resnet"),
+        (["imagenet", "--url", "http://nowhere.invalid/x"], "cannot get .*offline"),
+        (["imagenet", "--url", "ftp://x/y"], "https://"),
+        (["imagenet", "--url", "x/y"], "https://"),
+        (["imagenet", "../x-0.pth"], "not a file name"),
+        (["snapshots"], "--url or SAC_URL"),
+        (["snapshots", "--url", "http://127.0.0.1:9/x"], "which files"),
+        (["weights"], "--url or SAC_URL"),
+        (["models"], "models"),
+    ],
+)
+def test_what_cannot_be_downloaded(get, tmp_path: Path, args: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        get(*args)
+    assert there(tmp_path) == {}
+
+
+def test_an_output_folder_that_is_a_file(server, get, tmp_path: Path) -> None:
+    (tmp_path / "out").write_bytes(b"")
+    with pytest.raises(UserError, match="cannot write .*out"):
+        get("imagenet", NAME, "--url", server.url)
+
+
+def test_published_names() -> None:
+    kind = download.KINDS["imagenet"]
+    assert kind.url.startswith("https://") and kind.folder == "models/pretrained"
+    assert kind.names == ("resnet101-5d3b4d8f.pth", "vgg16_bn-6c64b313.pth")
+    names = download.KINDS["weights"].names
+    assert len(names) == 6
+    assert {"cs_weights_resnet101_gta.data", "cs_weights_vgg16fcn_synthia.data"} < set(names)
+
+
+def test_scripts(tmp_path: Path) -> None:
+    texts = {kind: (ROOT / "tools" / f"download_{kind}.sh").read_text() for kind in download.KINDS}
+    for kind, text in texts.items():
+        assert text.splitlines()[2:] == texts["imagenet"].replace("imagenet", kind).splitlines()[2:]
+    command = ["bash", ROOT / "tools" / "download_imagenet.sh", "--url", "x", "--out", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: --url x") and done.stderr.count("\n") == 1

@@ -1,0 +1,266 @@
+"""One run on 1, 2 and 4 processes: the same losses, every image validated once, faults told in one line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import small_tree
+import torch
+from runs import Run, Stub, kill_here, wrap
+
+import core.files
+import datasets
+from core import checkpoint, config
+from core.errors import UserError
+from core.prepare import Preparation
+from models import build
+
+ROOT = Path(__file__).parents[1]
+# Groups larger and smaller than what a process of 2 or of 4 holds, and images whose views are shared unevenly.
+SETTINGS = {
+    "larger": "MODEL.ARCH deeplabv2_resnet18 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 4 TRAIN.MAX_ITER 20 LOG.ITER_VAL 5 "
+    "LOG.ITER_TARGET 100 TRAIN.NUM_EPOCHS 6 MODEL.LR 1e-5",
+    "smaller": "MODEL.ARCH deeplabv2_vgg16_bn TRAIN.NUM_GROUPS 6 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 20 LOG.ITER_VAL 5 "
+    "LOG.ITER_TARGET 5 TRAIN.NUM_EPOCHS 20 TRAIN.MICRO_BATCH 2",
+    "dropout": "MODEL.ARCH fcn_vgg16_bn TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 6 LOG.ITER_VAL 100 "
+    "LOG.ITER_TARGET 100 MODEL.CONF_POOL minentropy_pool MODEL.LOSS focal_ce_conf MODEL.LR 1e-5",
+}  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "tree"
+    small_tree.make(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, Run]]:
+    """All settings on 1, 2 and 4 processes; what the processes raised in `raised`."""
+    result = {}
+    for processes in (1, 2, 4):
+        folder = tmp_path_factory.mktemp(f"on{processes}")
+        own = {name: Run(folder / name, tree, *setting.split()) for name, setting in SETTINGS.items()}
+        jobs = [{"name": n, "command": "train", "arguments": r.arguments(), "plant": ""} for n, r in own.items()]
+        jobs += [job for job in faults(folder, tree) if processes == 2] + [inference(folder, tree)]
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        several(processes, folder / "jobs.json")
+        result[processes] = own
+    return result
+
+
+def inference(folder: Path, tree: Path) -> dict:
+    """Masks of a list that the processes cannot share evenly; all processes' numbers use the same weights."""
+    torch.manual_seed(0)
+    model = {f"{checkpoint.PREFIX}backbone.{k}": v for k, v in Stub(19).state_dict().items()}
+    checkpoint.save(folder / "stub.pth", {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
+    arguments = [
+        "--cfg", str(ROOT / "configs" / "deeplabv2_vgg16_train.yaml"), "--resume", str(folder / "stub.pth"),
+        "--infer-list", "val_cityscapes", "--mask-output-dir", str(folder / "masks"), "--workers", "0",
+        "--save", "ids", "cs", "vis", "--set", "DATASET.ROOT", str(tree), "TRAIN.DEVICE", "cpu",
+    ]  # fmt: skip
+    return {"name": "inference", "command": "infer_val", "arguments": arguments, "plant": ""}
+
+
+def several(processes: int, jobs: Path) -> None:
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    command = [sys.executable, *torchrun, str(ROOT / "tests" / "several.py"), str(jobs)]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def faults(folder: Path, tree: Path) -> list[dict]:
+    """Jobs in which something happens to one of the processes; what follows goes on from there."""
+    quick = "TRAIN.MAX_ITER 8 LOG.ITER_VAL 100 LOG.ITER_TARGET 100 MODEL.ARCH deeplabv2_vgg16_bn".split()
+    jobs = []
+    for name in ("signal_to_one", "fault_of_one"):
+        run = Run(folder / name, tree, *quick)
+        jobs += [
+            {"name": name, "arguments": run.arguments(), "plant": name, "command": "train"},
+            {"name": "again", "arguments": run.arguments(), "plant": "", "command": "train"},
+        ]
+    refused = Run(folder / "refused", tree)
+    mistakes = {"baseline": "MODEL.BASELINE True", "odd": "TRAIN.BATCH_SIZE 3"}
+    return jobs + [
+        {"name": name, "command": "train", "arguments": refused.arguments(also=also.split()), "plant": ""}
+        for name, also in mistakes.items()
+    ]
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_same_losses_on_any_number_of_processes(
+    setting: str, processes: int, runs: dict[int, dict[str, Run]]
+) -> None:
+    one, several = runs[1][setting], runs[processes][setting]
+    ours, theirs = one.metrics("step"), several.metrics("step")
+    count = 6 if setting == "dropout" else 20
+    assert [e["iter"] for e in ours] == [e["iter"] for e in theirs] == list(range(1, count + 1))
+    for a, b in zip(ours, theirs, strict=True):
+        for name in ("loss_ce", "self_ce"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), (a["iter"], name)
+        assert b["kept"] == pytest.approx(a["kept"], abs=1e-3)
+        assert ("teacher_diff" in a) == ("teacher_diff" in b)
+        assert b.get("teacher_diff", 0.0) == pytest.approx(a.get("teacher_diff", 0.0), rel=1e-3, abs=1e-5)
+    assert min(e["self_ce"] for e in ours) > 0.01 and min(e["kept"] for e in ours) > 0.02
+    for a, b in zip(one.metrics("prior"), several.metrics("prior"), strict=True):
+        assert b["class_prior"] == pytest.approx(a["class_prior"], rel=1e-3)
+    weights, others = one.last()["model"], several.last()["model"]
+    for name, value in weights.items():
+        torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_dropout_depends_on_the_image_s_place_in_the_whole_batch() -> None:
+    def seeds(rank: int, n: int, seed: int = 0, key: tuple[int, ...] = (4, 1, 2)) -> list[int]:
+        return Preparation(None, None, seed, rank).dropout_seeds(key, n).tolist()
+
+    whole = seeds(0, 8)
+    assert len(set(whole)) == 8 and min(whole) >= 0
+    for processes in (2, 4, 8):
+        assert [s for rank in range(processes) for s in seeds(rank, 8 // processes)] == whole
+    others = [seeds(0, 8, seed=1), *(seeds(0, 8, key=key) for key in ((5, 1, 2), (4, 2, 2), (4, 1, 3)))]
+    assert len({s for part in [whole, *others] for s in part}) == 5 * 8
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_validations_agree(processes: int, runs: dict[int, dict[str, Run]]) -> None:
+    for setting, expected in (("larger", {"student"}), ("smaller", {"student", "teacher", "fused", "pseudo"})):
+        ours, theirs = (runs[n][setting].metrics("val") for n in (1, processes))
+        assert {e["layer"] for e in ours} == expected
+        for a, b in zip(ours, theirs, strict=True):
+            assert (a["list"], a["layer"], a["iter"]) == (b["list"], b["layer"], b["iter"])
+            assert [x is None for x in a["iou"]] == [x is None for x in b["iou"]]
+            assert b["miou"] == pytest.approx(a["miou"], abs=2e-3)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
+def test_every_image_is_validated_once(processes: int, tree: Path, tmp_path: Path) -> None:
+    cfg = configuration(tree, tmp_path)
+    for name in ("val_game_1K", "val_cityscapes", "train_game_9K"):
+        loaders = [datasets.validation(cfg, name, (rank, processes), 0) for rank in range(processes)]
+        seen = [i for loader in loaders for batch in loader for i in batch.index.tolist()]
+        assert sorted(seen) == list(range(small_tree.LISTS[name]))
+    keys = [list(datasets.target_views(cfg, 0, 2, (r, processes), 0)[0].sampler) for r in range(processes)]
+    whole = list(datasets.target_views(cfg, 0, 2, (0, 1), 0)[0].sampler)
+    assert sorted(key for part in keys for key in part) == sorted(whole) and len(whole) == 16
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_inference_writes_the_same_files(processes: int, runs: dict[int, dict[str, Run]]) -> None:
+    one, several = (contents(runs[n]["larger"].folder.parent / "masks") for n in (1, processes))
+    assert one == several and len(one) == 3 * small_tree.LISTS["val_cityscapes"]
+    assert len(set(one.values())) > 3
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def kill_after(files: int) -> None:
+    """Kill this process before it writes one file more."""
+    written = 0
+
+    def count() -> None:
+        nonlocal written
+        written += 1
+        if written > files:
+            kill_here()
+
+    wrap(core.files.os, "replace", before=count)
+
+
+
+
+def configuration(tree: Path, folder: Path, *pairs: str) -> config.CfgNode:
+    run = Run(folder, tree, *pairs)
+    return config.load(str(folder / "cfg.yaml"), run.changes)[0]
+
+
+def test_what_does_not_divide_is_refused_in_words_that_help(tree: Path, tmp_path: Path) -> None:
+    cfg = configuration(tree, tmp_path)  # 4 source images, 2 x 2 views
+    for processes in (1, 2, 4):
+        config.check_processes(cfg, processes)
+    with pytest.raises(UserError, match=r"3 processes cannot share .* = 4 .*: use 1 or 2 processes"):
+        config.check_processes(cfg, 3)
+    with pytest.raises(UserError, match=r"8 processes .*use 1 or 2 or 4 processes"):
+        config.check_processes(cfg, 8)
+
+
+def test_one_process_concerns_all(runs: dict[int, dict[str, Run]]) -> None:
+    """A signal to one ends both alike; where one cannot go on the other says so; both times nothing is lost."""
+    folder = runs[2]["larger"].folder.parent
+    first, last = (json.loads((folder / f"jobs.{rank}.json").read_text()) for rank in (0, 1))
+    assert "signal_to_one" not in first and "again" not in first and "again" not in last
+    assert last["fault_of_one"] == "UserError: image x.png is damaged"
+    assert first["fault_of_one"] == "Fault: process 1 cannot go on: UserError: image x.png is damaged"
+    for name in ("signal_to_one", "fault_of_one"):
+        path = folder / name / "logs" / "cityscapes" / "e" / "r"
+        lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        assert [e["iter"] for e in lines if e["kind"] == "step"] == list(range(1, 9))
+        assert "goes on from" in (path / "log.txt").read_text()
+    assert "stopped by a signal after 5 iterations" in (
+        folder / "signal_to_one" / "logs" / "cityscapes" / "e" / "r" / "log.txt").read_text()
+    assert first["baseline"] == last["baseline"] and "the baseline needs synchronised BatchNorm" in first["baseline"]
+    assert "use 1 processes" in first["odd"]
+    assert not (folder / "refused" / "logs").exists() and not (folder / "refused" / "snapshots").exists()
+
+
+@pytest.fixture(scope="module")
+def installation(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project at a place where launchers may write, with a baseline to start from."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("core", "datasets", "models", "configs", "train.py"):
+        (root / name).symlink_to(ROOT / name)
+    (root / "launch").mkdir()
+    for path in (ROOT / "launch").glob("*.sh"):
+        (root / "launch" / path.name).write_text(path.read_text())
+    (root / "data").symlink_to(tree)
+    torch.manual_seed(0)
+    network = torch.nn.ModuleDict({"backbone": build("deeplabv2_resnet18", 19)}).state_dict()
+    model = {checkpoint.PREFIX + name: value for name, value in network.items()}
+    checkpoint.save(root / "baseline.pth", {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
+    return root
+
+
+def launch(installation: Path, *overrides: str) -> subprocess.Popen[str]:
+    """launch/train.sh with two processes, in a session of its own."""
+    small = (
+        "TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 2 DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] "
+        "MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 TRAIN.SNAPSHOT_ITER 2 TRAIN.DEVICE cpu"
+    ).split()
+    mine = {"NUM_GPUS": "2", "PYTHON": sys.executable, "RESUME": str(installation / "baseline.pth")}
+    return subprocess.Popen(
+        ["bash", str(installation / "launch" / "train.sh"), "gta", "resnet101", *overrides, *small],
+        env={**ENVIRONMENT, **mine}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for_training(installation: Path, process: subprocess.Popen[str], after: int = -1) -> int:
+    """Until there is a snapshot of a later iteration than `after`; its iterations."""
+    path = installation / "snapshots" / "cityscapes" / "v1" / "01_gta_resnet101" / "last.pth"
+    end = time.monotonic() + 300
+    while time.monotonic() < end and process.poll() is None:
+        if path.exists() and (step := torch.load(path, weights_only=True)["run"]["step"]) > after:
+            return step
+        time.sleep(0.2)
+    raise AssertionError(process.communicate()[1][-3000:])
+
+
+def trainers(session: int) -> list[int]:
+    """The processes of a session that run train.py, not their loader's workers or their launcher."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+            fields = (path / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and b"train.py" in words and b"core.processes" not in words:
+            found.append((int(fields[1]), int(path.name)))
+    return [pid for parent, pid in found if parent not in [p for _, p in found] and parent != session]

@@ -1,0 +1,111 @@
+"""Measure parts of the project against a floor that is measured in the same run (docs/performance.md).
+
+  decode    reading an image                        weights   compute_image_weights.py, a mask
+  source    a training sample of the source         evaluate  evaluate.py, a pair; a confusion matrix
+  target    a group of four views of the target     convert   convert_train_ids.py, a label
+  step      the SAC step on the CPU                  growth    lists of 10^4, 10^5 and 10^6 lines
+  refine    the method's part of a step             gpu       the published step on a CUDA device
+  infer     infer_val.py, an image                  all       everything; gpu where there is one
+
+The files are rendered for it, of the real sizes and with sensor noise, unless --data names a folder in the published
+layout with its lists. Times are medians of several rounds in which part and floor take turns.
+"""
+
+import json
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.errors import Parser, UserError, run
+from core.files import write_bytes
+from tools.benchmarks import gpu, loading, training
+from tools.benchmarks.material import Material, Settings, given, render
+from tools.benchmarks.measure import HEADING, Row, line
+
+PARTS = ("decode", "source", "target", "step", "refine", "infer", "weights", "evaluate", "convert", "growth", "gpu")
+EXAMPLES = """examples:
+  python tools/benchmark.py all --json benchmark.json
+  python tools/benchmark.py decode source target --data data
+  python tools/benchmark.py all --quick
+"""
+
+
+class Bench:
+    """The parts; each gives its rows.
+
+    Args:
+        args: the command line.
+        folder: a new folder for files.
+    """
+
+    def __init__(self, args: Namespace, folder: Path) -> None:
+        self.args, self.folder = args, folder
+        few = args.quick and "gpu" not in args.parts
+        self.settings = Settings(args.quick, 1 if args.quick else args.runs, 2 if few else 8)
+
+    @cached_property
+    def material(self) -> Material:
+        """The files, made when a part first needs them."""
+        if self.args.data:
+            return given(self.args.data, self.settings)
+        return render(self.folder / "world", self.settings)
+
+    def rows(self, part: str) -> Iterable[Row]:
+        """Measure a part."""
+        if part in ("step", "refine"):
+            return {"step": training.step_rows, "refine": training.refine_rows}[part](self.settings)
+        if part == "gpu":
+            return gpu.rows(self.material, self.settings)
+        if part == "growth":
+            return loading.growth(self.folder, self.settings)
+        if part in ("decode", "source", "target"):
+            return {"decode": loading.decode, "source": loading.source_rows, "target": loading.target_rows}[part](
+                self.material, self.settings)
+        from tools.benchmarks import commands
+
+        rows = getattr(commands, part)(self.material, self.folder, self.settings)
+        return rows + training.confusion_rows(self.settings) if part == "evaluate" else rows
+
+
+def arguments() -> Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("parts", nargs="+", metavar="PART", choices=[*PARTS, "all"], help="what to measure")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="real images: the published layout with its lists")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds; their median counts (default 5)")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs, not how fast")
+    args = parser.parse_args()
+    if args.runs < 1:
+        raise UserError(f"--runs {args.runs}: expected 1 or more")
+    if "all" in args.parts:
+        args.parts = [part for part in PARTS if part != "gpu" or torch.cuda.is_available()]
+    elif "gpu" in args.parts and not torch.cuda.is_available():
+        raise UserError("gpu: there is no CUDA device")
+    return args
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    args = arguments()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
+        bench = Bench(args, Path(folder))
+        print(HEADING)
+        for row in (row for part in dict.fromkeys(args.parts) for row in bench.rows(part)):
+            print(line(row), flush=True)
+            rows.append(row)
+            if args.json:  # what was measured stays, whatever comes after
+                content = json.dumps({row.name: row.entry() for row in rows}, indent=1) + "\n"
+                write_bytes(args.json, content.encode(), durable=False)
+
+
+if __name__ == "__main__":
+    run(main)

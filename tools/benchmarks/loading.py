@@ -1,0 +1,131 @@
+"""One loader worker's work, on one core: a source sample, a group of views, and how lists grow."""
+
+import gc
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from datasets import lists, sampling
+from datasets.images import read_image
+from datasets.source import GAME_SIZE, SourceTraining
+from datasets.target import TargetTraining
+from tools.benchmarks.material import Material, Settings
+from tools.benchmarks.measure import Row, in_turns, one_thread, seconds
+
+CLASSES = 19
+SAC_SOURCE = {"scale": (0.5, 1.0), "hflip": True}
+ABN_SOURCE = {"scale": (0.5, 2.0), "hflip": True, "jitter": 0.5}
+VIEWS = {
+    "views": 4, "target_scale": (1.0, 1.1), "zoom": (0.5, 1.0), "hflip": True, "guided_hflip": True, "blur": True,
+    "jitter": 0.4, "greyscale": 0.2,
+}  # fmt: skip
+
+
+def source(material: Material, crop: tuple[int, int], **options: object) -> SourceTraining:
+    """The source as the published files train on it."""
+    size = GAME_SIZE if crop[0] >= 512 else None
+    return SourceTraining(
+        material.source, material.root, num_classes=CLASSES, game_size=size, crop_size=crop, **options)
+
+
+def target(material: Material, crop: tuple[int, int]) -> TargetTraining:
+    """The target's views as the published files train on them."""
+    tables = sampling.cumulative_tables(None, [s.image for s in material.target], CLASSES, 0.25)
+    return TargetTraining(material.target, material.root, tables, crop_size=crop, **VIEWS)
+
+
+def per_item(part: Callable[[int], object], floor: Callable[[int], object], items: int, runs: int) -> list[float]:
+    """Median seconds per item of a part and its floor, item by item in turns, on one core."""
+    with one_thread():
+        functions = [partial(function, i) for i in range(items) for function in (part, floor)]
+        times = in_turns(*functions, runs=runs)
+    return [sum(times[0::2]) / items, sum(times[1::2]) / items]
+
+
+def read(root: Path, *names: str | None) -> None:
+    """Decode files as they are."""
+    for name in names:
+        if cv2.imread(os.path.join(root, str(name)), cv2.IMREAD_UNCHANGED) is None:
+            raise FileNotFoundError(name)
+
+
+def decode(material: Material, settings: Settings) -> list[Row]:
+    """Reading an image with all its checks."""
+    names = [sample.image for sample in material.target]
+    times = per_item(lambda i: read_image(material.root / names[i]), lambda i: read(material.root, names[i]),
+                     len(names), settings.runs)
+    return [Row("decode", "an image of the target; floor: cv2.imread", *times)]
+
+
+def source_rows(material: Material, settings: Settings) -> list[Row]:
+    """A training sample of the source, with the augmentation of SAC and with that of the baseline."""
+    rows, square = [], (64, 64) if settings.quick else (640, 640)
+    for name, crop, options in (("source", settings.crop, SAC_SOURCE), ("source_baseline", square, ABN_SOURCE)):
+        data = source(material, crop, **options)
+        times = per_item(lambda i, data=data: data[0, i],
+                         lambda i: read(material.root, *material.source[i]), len(material.source), settings.runs)
+        rows.append(Row(name, "a sample, one core; floor: cv2.imread of image and label", *times, goal=1.4))
+    return rows
+
+
+def target_rows(material: Material, settings: Settings) -> list[Row]:
+    """A group of four views, clean and noisy."""
+    data = target(material, settings.crop)
+    shown = [data.draw(0, i).position for i in range(2 * len(material.target))]
+    times = per_item(lambda i: data[0, i, 0, data.views],
+                     lambda i: read(material.root, material.target[shown[i]].image), len(shown), settings.runs)
+    return [Row("target", "a group of 4 views, one core; floor: cv2.imread of its image", *times, goal=2.0)]
+
+
+def growth(folder: Path, settings: Settings) -> list[Row]:
+    """Lists of 10^4, 10^5 and 10^6 lines, and their weights: opening them, and drawing an image."""
+    rows = []
+    for count in (100, 1000) if settings.quick else (10**4, 10**5, 10**6):
+        path = folder / f"{count}.txt"
+        lines = (f"/leftImg8bit/train/city/city_{i:06d}_000019_leftImg8bit.png "
+                 f"/gtFine2/train/city/city_{i:06d}_000019_gtFine_labelIds.png\n" for i in range(count))
+        path.write_text("".join(lines))
+        before, kept = memory(), []
+        opening = seconds(lambda path=path, kept=kept: kept.append(lists.read(str(path), "", labels=True)))
+        size = memory() - before
+        floor = min(seconds(lambda path=path: path.read_text().split()) for _ in range(3))
+        more = {"MB": round(size)} | drawing(kept[0], folder / f"{count}.data")
+        rows.append(Row(f"growth_{count}", "a list is opened; floor: reading and splitting its text", opening, floor,
+                        more=more))
+    return rows
+
+
+def drawing(samples: Sequence[lists.Sample], path: Path) -> dict[str, float]:
+    """Seconds to open a weights file of these samples, microseconds to draw an image in epoch 0 and 1000."""
+    names = [lists.mask_name(sample.image) for sample in samples]
+    classes = CLASSES - 1  # the last one is not weighted
+    shares = {name: {c: 0.0 for c in range(i % 3, classes, 3)} for i, name in enumerate(names)}
+    for c in range(classes):
+        own = names[c % 3 :: 3]
+        for name in own:
+            shares[name][c] = 1 / len(own)
+    sampling.save_weights(shares, path)
+    tables = None
+
+    def open_weights() -> None:
+        nonlocal tables
+        tables = sampling.cumulative_tables(sampling.load_weights(str(path)), names, CLASSES, 0.25, [classes])
+
+    figures = {"weights_s": round(seconds(open_weights), 3)}
+    gc.collect()
+    data = TargetTraining(samples, "", tables, crop_size=(512, 1024), **VIEWS)
+    for epoch in (0, 1000):
+        draws = np.random.default_rng(0).integers(len(names), size=200).tolist()
+        taken = seconds(lambda epoch=epoch, draws=draws: [data.draw(epoch, i) for i in draws])
+        figures[f"draw_us_epoch_{epoch}"] = round(taken / len(draws) * 1e6)
+    return figures
+
+
+def memory() -> float:
+    """Megabytes that this process has in memory."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -1,0 +1,91 @@
+"""Compute the importance weights of a target list from its images' masks (docs/method.md section 7).
+
+Counts the pixels of each class in all masks in --labels. Folders below do not count: infer_val.py puts the same masks
+there as label ids, under the same names. Writes {mask's file name: {class: the mask's pixels of the class / all masks'
+pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.errors import Parser, UserError, run
+from core.metrics import class_counts
+from core.parallel import parallel_map
+from datasets import labels
+from datasets.images import read_label
+from datasets.labels import LabelSet
+from datasets.sampling import Weights, save_weights
+
+EXAMPLES = """examples:
+  python tools/compute_image_weights.py --labels masks/resnet101_gta --out data/cs_weights_resnet101_gta.data
+  python tools/compute_image_weights.py --labels masks/own --ext '*.png' --classes own.yaml --out own.data
+"""
+
+
+def find(folder: Path, pattern: str) -> list[Path]:
+    """Masks in a folder, sorted by name.
+
+    Raises:
+        UserError: there is no such folder, no such file in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--labels {folder}: there is no such folder")
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise UserError(f"there is no {pattern} in {folder}; --ext says what the masks are called")
+    return found
+
+
+def count(path: Path, classes: LabelSet) -> np.ndarray:
+    """Pixels of each class in a mask, int64 [C]; UserError if it holds other than train ids and 255."""
+    counts = class_counts(read_label(path))
+    other = np.flatnonzero(counts[: labels.IGNORE])
+    if other.size and other[-1] >= classes.num_classes:
+        raise UserError(
+            f"{path} holds {other[-1]}, train ids are 0 to {classes.num_classes - 1} and 255; "
+            "are these raw ids (the folder cs/), or is --classes missing?"
+        )
+    return counts[: classes.num_classes]
+
+
+def fractions(names: list[str], counts: np.ndarray) -> Weights:
+    """Each mask's share in all pixels of a class; `counts` int64 [M,C], row = mask."""
+    totals = counts.sum(0)  # [C]
+    return {
+        name: {int(c): float(row[c] / totals[c]) for c in np.flatnonzero(row)}
+        for name, row in zip(names, counts, strict=True)
+    }
+
+
+def main() -> None:
+    """Parse the arguments, count, write."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--labels", required=True, type=Path, help="folder with the masks")
+    parser.add_argument("--out", required=True, type=Path, help="the weights file")
+    parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
+    parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    args = parser.parse_args()
+    if args.out.exists() and not args.force:
+        raise UserError(f"--out {args.out} exists; --force overwrites it")
+    classes = labels.load(args.classes)
+    paths = find(args.labels, args.ext)
+    rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
+    counts = np.stack(list(rows))  # [M,C]
+    if not counts.any():
+        raise UserError(f"no mask in {args.labels} has a pixel of any class")
+    save_weights(fractions([path.name for path in paths], counts), args.out)
+
+    print(f"{'class':>5}  {'name':20} {'pixels':>14} {'masks':>8}")
+    for c, name in enumerate(classes.names):
+        print(f"{c:5}  {name:20} {counts[:, c].sum():14} {(counts[:, c] > 0).sum():8}")
+    print(f"weights of {len(paths)} masks written to {args.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,110 @@
+"""Mean and deviation of a list's images and, where they have labels, the classes' shares of their pixels.
+
+Mean and deviation are of all pixels of all images, per channel, as fractions of 255; the lines for the
+configuration are printed ready to be copied. A class's share is of the pixels that are not ignored (255).
+"""
+
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.errors import Parser, UserError, run
+from core.files import write_bytes
+from core.metrics import class_counts
+from core.parallel import parallel_map
+from datasets import labels, lists
+from datasets.images import read_image, read_label
+from datasets.labels import IGNORE, LabelSet
+from datasets.lists import Sample
+
+EXAMPLES = """examples:
+  python tools/dataset_stats.py --list own_source --root data/own --classes configs/custom_classes.yaml
+  python tools/dataset_stats.py --list own_target --root data/own --as TARGET
+"""
+
+
+class Counts(NamedTuple):
+    """What one image adds."""
+
+    pixels: int
+    sums: np.ndarray  # float64 [3], of the pixels' values
+    squares: np.ndarray  # float64 [3], of their squares
+    classes: np.ndarray  # int64 [256], pixels of each label; all 0 without a label
+
+
+def measure(sample: Sample, root: Path, num_classes: int) -> Counts:
+    """Count one image and its label; UserError if either cannot be read."""
+    image = read_image(root / sample.image)
+    mean, std = (x[:, 0] for x in cv2.meanStdDev(image))  # exact enough: float64 over one image
+    pixels = image.shape[0] * image.shape[1]
+    classes = np.zeros(256, np.int64)
+    if sample.label is not None:
+        classes = class_counts(read_label(root / sample.label, num_classes))
+    return Counts(pixels, mean * pixels, (std**2 + mean**2) * pixels, classes)
+
+
+def statistics(counts: list[Counts], label_set: LabelSet) -> dict[str, Any]:
+    """What --json writes: fractions; classes null where there are no labels."""
+    pixels = sum(c.pixels for c in counts)
+    mean = sum(c.sums for c in counts) / pixels
+    std = np.sqrt(np.maximum(sum(c.squares for c in counts) / pixels - mean**2, 0))
+    classes = sum(c.classes for c in counts)
+    labelled = int(classes[: label_set.num_classes].sum())
+    shares = classes[: label_set.num_classes] / max(1, labelled)
+    return {
+        "images": len(counts),
+        "mean": [round(x, 6) for x in (mean / 255).tolist()],
+        "std": [round(x, 6) for x in (std / 255).tolist()],
+        "classes": dict(zip(label_set.names, shares.tolist(), strict=True)) if labelled else None,
+        "ignored": float(classes[IGNORE] / classes.sum()) if classes.any() else None,
+    }
+
+
+def text(result: dict[str, Any], domain: str) -> str:
+    """The result for reading, and lines for the configuration."""
+    lines = [f"{result['images']} images; for the configuration:", "DATASET:"]
+    for key in ("mean", "std"):
+        lines.append(f"  {domain}_{key.upper()}: [{', '.join(f'{x:.3f}' for x in result[key])}]")
+    if result["classes"] is None:
+        return "\n".join([*lines, "no labels: no shares of classes"])
+    lines.append(f"{'class':>5}  {'name':20} {'share':>8}")
+    for c, (name, share) in enumerate(result["classes"].items()):
+        lines.append(f"{c:5}  {name:20} {100 * share:7.3f}%" + ("  never occurs" if share == 0 else ""))
+    return "\n".join([*lines, f"{IGNORE:5}  {'ignored':20} {100 * result['ignored']:7.3f}% of all pixels"])
+
+
+def main() -> None:
+    """Parse the arguments, measure, print."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--list", required=True, help="name or file of a list")
+    parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data (default data)")
+    parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
+    parser.add_argument("--as", choices=("SOURCE", "TARGET"), dest="domain",
+                        help="names of the printed keys (default: SOURCE with labels, TARGET without)")
+    parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    args = parser.parse_args()
+    label_set = labels.load(args.classes)
+    samples = lists.read(args.list, str(args.root))
+    with_label = [sample for sample in samples if sample.label is not None]
+    if 0 < len(with_label) < len(samples):
+        given = f"{len(with_label)} of {len(samples)} lines"
+        raise UserError(f"list {args.list}: {given} have a label; give all of them one, or none")
+
+    job = partial(measure, root=args.root, num_classes=label_set.num_classes)
+    result = statistics(list(parallel_map(job, samples, args.workers, "measuring")), label_set)
+    print(text(result, args.domain or ("SOURCE" if with_label else "TARGET")))
+    if args.json:
+        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+        print(f"written to {args.json}")
+
+
+if __name__ == "__main__":
+    run(main)

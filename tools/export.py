@@ -1,0 +1,145 @@
+"""Export a snapshot's network to ONNX, for images of any size and batches of any number, and check it.
+
+The file takes `image`, float32 [batch,3,height,width], RGB normalised with the mean and deviation that its metadata
+names, and gives `logits`, float32 [batch,C,height,width]: the upsampling to the image's size is inside, and FCN-8s's
+padding too. What it gives is compared with PyTorch in ONNX Runtime before it is written.
+
+Needs the packages onnx and onnxruntime: pip install onnx onnxruntime
+"""
+
+import json
+import sys
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core import config
+from core.errors import Parser, UserError, run
+from core.files import write_bytes
+from core.inference import SMALLEST, load_network
+from datasets import labels
+
+try:
+    import onnx
+    import onnxruntime
+except ImportError as error:
+    MISSING = str(error)
+else:
+    MISSING = ""
+
+EXAMPLES = """examples:
+  python tools/export.py --cfg configs/deeplabv2_resnet101_train.yaml --out sac.onnx \\
+      --resume snapshots/cityscapes/v1/01_gta_resnet101/epoch100_score0.530.pth
+  python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --teacher --out fcn.onnx
+"""
+OPSET = 17  # the operators' version: from 2022, read by ONNX Runtime 1.12 and later
+EXAMPLE = (1, 3, 64, 128)  # what is traced; any other shape will do
+CHECKED = ((1, 3, 64, 128), (2, 3, 97, 161), (3, 3, 200, 40))
+AGREE, TOLERANCE = 0.999, 1e-3  # share of pixels of the same class; logits, in units of their deviation if above 1
+
+
+class Upsampled(nn.Module):
+    """A network with logits at the image's size, as core.inference.Predictor has them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Normalised images [B,3,H,W] -> logits [B,C,H,W]."""
+        height, width = image.shape[2:]
+        multiple = self.network.multiple_of
+        padded = F.pad(image, (0, -width % multiple, 0, -height % multiple)) if multiple > 1 else image
+        up = F.interpolate(self.network(padded), size=padded.shape[2:], mode="bilinear", align_corners=True)
+        return up[:, :, :height, :width]
+
+
+def to_onnx(network: nn.Module) -> "onnx.ModelProto":
+    """Trace the network.
+
+    By the exporter that traces: the newer one gives the same file in ten times the time, and needs one package more.
+    """
+    file, sizes = BytesIO(), {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it is the older one, and that sizes are looked at while tracing
+        torch.onnx.export(
+            network, (torch.zeros(EXAMPLE),), file, dynamo=False, opset_version=OPSET, input_names=["image"],
+            output_names=["logits"], dynamic_axes={"image": sizes, "logits": sizes},
+        )
+    return onnx.load_from_string(file.getvalue())
+
+
+def describe(model: "onnx.ModelProto", about: dict[str, object], classes: int) -> None:
+    """Write metadata into the model (text; lists as JSON), and the number of classes into its output's shape."""
+    for key, value in about.items():
+        model.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = classes
+    onnx.checker.check_model(model)
+
+
+def compare(network: nn.Module, content: bytes) -> list[tuple[float, float]]:
+    """Run PyTorch and ONNX Runtime on random images of the shapes CHECKED.
+
+    Returns:
+        for each shape the share of pixels that get the same class, and the largest difference of logits, divided
+        by the logits' deviation where that is above 1.
+    """
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    results, rng = [], torch.Generator().manual_seed(0)
+    for shape in CHECKED:
+        image = torch.randn(shape, generator=rng)
+        with torch.inference_mode():
+            ours = network(image).numpy()
+        (theirs,) = session.run(["logits"], {"image": image.numpy()})
+        if ours.shape != theirs.shape:
+            raise UserError(f"ONNX Runtime gives {theirs.shape} for {shape}, PyTorch {ours.shape}: not written")
+        same = float((ours.argmax(1) == theirs.argmax(1)).mean())
+        results.append((same, float(np.abs(ours - theirs).max()) / max(1.0, float(ours.std()))))
+    return results
+
+
+def main() -> None:
+    """Parse, load, export, check, write."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
+    parser.add_argument("--resume", required=True, metavar="SNAPSHOT", help="the weights")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the ONNX file")
+    parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    args = parser.parse_args()
+    if MISSING:
+        raise UserError(f"{MISSING}: pip install onnx onnxruntime")
+    if args.out.is_dir() or (args.out.exists() and not args.force):
+        raise UserError(f"--out {args.out} exists" + ("; --force overwrites it" if args.out.is_file() else ""))
+    cfg, _ = config.load(args.cfg, args.pairs)
+    label_set = labels.load(cfg.DATASET.CLASSES)
+    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = Upsampled(network).eval()
+
+    model = to_onnx(network)
+    about = {
+        "network": cfg.MODEL.ARCH, "weights": f"{'teacher' if args.teacher else 'student'} of {args.resume}",
+        "mean": list(cfg.DATASET.MEAN), "std": list(cfg.DATASET.STD), "classes": list(label_set.names),
+        "smallest_side": str(SMALLEST),
+    }
+    describe(model, about, label_set.num_classes)
+    content = model.SerializeToString()
+    for shape, (same, error) in zip(CHECKED, compare(network, content), strict=True):
+        size = "x".join(map(str, shape))
+        print(f"{size}: {100 * same:.3f} % of the pixels of the same class, logits differ by {error:.1e}")
+        if same < AGREE or not error <= TOLERANCE:
+            raise UserError(f"ONNX Runtime differs from PyTorch at {size}: {args.out} is not written")
+    write_bytes(args.out, content)
+    print(f"written to {args.out}: {len(content) / 2**20:.0f} MiB, input image [batch,3,height,width]")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,166 @@
+"""Write a page about training runs: one HTML file that opens from the disk, without network.
+
+It shows the curves of each run and where the run comes from and, where there are masks of a labelled list, the
+IoU of each class of the baseline and the adapted network side by side, their confusion matrices, and the images
+that gained and lost most. RUN is a folder of logs/ (or one above several); a baseline goes before what was adapted
+from it.
+
+Without --masks they are looked for where launch/infer_val.sh puts them: masks/EXP/RUN/LIST. Without any, the IoU is
+that of the runs' own last validation.
+"""
+
+import json
+import math
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.errors import Parser, UserError, run
+from core.files import write_bytes
+from datasets import labels, lists
+from datasets.labels import LabelSet
+from tools.report_page import comparison, runs
+from tools.report_page.comparison import Masks
+
+EXAMPLES = """examples:
+  python tools/report.py logs/cityscapes/v1/01_abn_gta_resnet101 logs/cityscapes/v1/01_gta_resnet101 \\
+      --out report
+  python tools/report.py logs/cityscapes/v1 --out report --list val_cityscapes --root data \\
+      --masks baseline=masks/baseline adapted=masks/sac
+"""
+PARTS = Path(__file__).parent / "report_page"
+WIDTHS = (720, 480, 320, 160)  # of the pictures: the first that keeps the page small enough
+LIMIT = 9_500_000  # bytes
+
+
+def masks_of(args: Namespace, folders: list[Path], name: str) -> list[Masks]:
+    """The masks named on the command line, or those that lie where launch/infer_val.sh puts them."""
+    if args.masks is None:
+        found = [Masks(f.name, Path("masks", f.parent.name, f.name, name)) for f in map(Path.resolve, folders)]
+        return [masks for masks in found if masks.folder.is_dir()]
+    found = []
+    for text in args.masks:
+        title, separator, folder = text.partition("=")
+        if not (separator and title and folder):
+            raise UserError(f"--masks {text}: expected NAME=FOLDER, such as baseline=masks/baseline")
+        if not Path(folder).is_dir():
+            raise UserError(f"--masks {text}: there is no such folder")
+        found.append(Masks(title, Path(folder)))
+    reserved = {"input", "truth", "change"}
+    if len({m.name for m in found} | reserved) != len(found) + len(reserved):
+        raise UserError("--masks: names must differ, and from input, truth and change")
+    return found
+
+
+def labelled_list(args: Namespace, read: list[dict[str, Any]], root: str) -> str:
+    """The list to compare on: the one named, or val_cityscapes, or the last that the runs validated on; "" = none."""
+    known = [name for entry in read for name in entry["iou"]]
+    for name in [args.list] if args.list else ["val_cityscapes", *reversed(known)]:
+        if args.list or (lists.exists(name, root) and lists.read(name, root)[0].label):
+            return name
+    return ""
+
+
+def compared(
+    args: Namespace, folders: list[Path], read: list[dict[str, Any]], label_set: LabelSet
+) -> dict[str, Any]:
+    """Scores and pictures from masks, or scores from the runs' last validation; {} where there is neither."""
+    cfg = read[-1]["cfg"]
+    root, ignore = args.root or cfg.DATASET.ROOT, tuple(cfg.VAL.IGNORE_CLASS)
+    name = labelled_list(args, read, root)
+    masks = masks_of(args, folders, name) if name else []
+    if args.masks and not name:
+        raise UserError("--masks need a list with labels to be compared with: --list")
+    if not masks:
+        return validated(read, ignore)
+    pairs = comparison.pairs_of(name, Path(root), masks)
+    results, scores = comparison.compare(pairs, masks, label_set, ignore)
+    shown = comparison.extremes(scores, args.images)
+    return {"source": f"{len(pairs)} images of {name}, at the labels' own size", "results": results,
+            "shown": [(pairs[i], scores[i], group) for i, group in shown.items()], "masks": masks}
+
+
+def validated(read: list[dict[str, Any]], ignore: tuple[int, ...]) -> dict[str, Any]:
+    """The IoU of the student in the last validation on a list that all runs have."""
+    common = [name for name in read[-1]["iou"] if all(name in entry["iou"] for entry in read)]
+    if not common:
+        return {}
+    name = "val_cityscapes" if "val_cityscapes" in common else common[-1]
+    results = []
+    for entry in read:
+        iou = entry["iou"][name]
+        values = [v for c, v in enumerate(iou) if v is not None and c not in ignore]
+        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / max(1, len(values))})
+    return {"source": f"last validation of each run on {name}, at the training's crop size", "results": results,
+            "shown": [], "masks": []}
+
+
+def page(data: dict[str, Any]) -> bytes:
+    """The page: the template with its style, script and data in it."""
+    text = (PARTS / "page.html").read_text(encoding="utf-8")
+    # In a script element only "<" could end the data early.
+    content = json.dumps(finite(data), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    for mark, part in (
+        ("/*STYLE*/", (PARTS / "page.css").read_text(encoding="utf-8")),
+        ("/*SCRIPT*/", "".join((PARTS / f).read_text(encoding="utf-8") for f in ("charts.js", "page.js"))),
+        ("/*DATA*/", content),
+    ):
+        text = text.replace(mark, part)
+    return text.encode()
+
+
+def finite(value: Any) -> Any:
+    """The same value with null for numbers that JSON does not have (NaN)."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main() -> None:
+    """Parse, read the runs, compare, write."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder of logs/")
+    parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="FOLDER/index.html is written")
+    parser.add_argument("--list", metavar="NAME|FILE", help="labelled list (default val_cityscapes)")
+    parser.add_argument("--root", metavar="DIR", help="folder of the data (default: the runs')")
+    parser.add_argument("--classes", metavar="NAME|FILE", help="label set (default: the runs')")
+    parser.add_argument("--masks", nargs="+", metavar="NAME=DIR", help="masks; the first is compared with the last")
+    parser.add_argument("--images", type=int, default=6, metavar="N", help="that gained, and lost (default 6)")
+    args = parser.parse_args()
+    if args.images < 0:
+        raise UserError(f"--images {args.images}: expected 0 or more")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file, expected a folder")
+    folders = runs.find(args.runs)
+    read = [runs.read(folder) for folder in folders]
+    label_set = labels.load(args.classes or read[-1]["cfg"].DATASET.CLASSES)
+    scores = compared(args, folders, read, label_set)
+    shown, masks = scores.pop("shown", []), scores.pop("masks", [])
+    data = {
+        "runs": [{k: v for k, v in entry.items() if k not in ("cfg", "iou")} for entry in read],
+        "classes": [{"name": n, "colour": "#" + bytes(c).hex()} for n, c in
+                    zip(label_set.names, label_set.colours, strict=True)],
+        "ignore": list(read[-1]["cfg"].VAL.IGNORE_CLASS),
+        "scores": scores,
+    }
+    for width in WIDTHS:
+        data["images"] = [
+            {"name": pair.image.name, "scores": values, "group": group,
+             "pictures": comparison.pictures(pair, masks, label_set, width)} for pair, values, group in shown
+        ]
+        content = page(data)
+        if len(content) <= LIMIT:
+            break
+    else:
+        raise UserError(f"the page would have {len(content)} bytes: fewer --images")
+    write_bytes(args.out / "index.html", content)
+    print(f"{len(read)} runs, {len(shown)} images: {args.out / 'index.html'} ({len(content) / 1e6:.1f} MB)")
+
+
+if __name__ == "__main__":
+    run(main)

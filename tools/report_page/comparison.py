@@ -1,0 +1,150 @@
+"""Masks of two networks, or of one, against the labels of a list: scores, and the images that tell them apart."""
+
+import base64
+import math
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.errors import UserError
+from core.metrics import ConfusionMatrix
+from core.parallel import parallel_map
+from datasets import lists
+from datasets.images import read_image, read_label
+from datasets.labels import IGNORE, LabelSet
+
+# Values and colours of the picture of changes; what both get right is left out.
+SAME, BETTER, WORSE, BOTH_WRONG, UNLABELLED = range(5)
+CHANGES = np.array([(235, 235, 235), (0, 114, 178), (213, 94, 0), (150, 150, 150), (0, 0, 0)], np.uint8)
+
+
+class Pair(NamedTuple):
+    """An image, its label, its masks in the order of the networks."""
+
+    image: Path
+    label: Path
+    masks: list[Path]
+
+
+class Masks(NamedTuple):
+    """Masks of a network: a name, and the folder that infer_val.py wrote."""
+
+    name: str
+    folder: Path
+
+
+def pairs_of(name: str, root: Path, masks: list[Masks]) -> list[Pair]:
+    """The samples of a labelled list with their masks; UserError if there is no label or no mask."""
+    samples = lists.read(name, str(root), labels=True)
+    files = lists.mask_names(samples)
+    pairs = [
+        Pair(root / s.image, root / str(s.label), [m.folder / file for m in masks])
+        for s, file in zip(samples, files, strict=True)
+    ]
+    missing = [path for pair in pairs for path in pair.masks if not path.is_file()]
+    if missing:
+        raise UserError(f"{len(missing)} of {len(pairs) * len(masks)} masks of list {name} are missing, first: "
+                        f"{missing[0]}; infer_val.py writes them")
+    return pairs
+
+
+def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tensor, list[float]]:
+    """Tables of one image, int64 [masks,C,C+1] as ConfusionMatrix has them, and the mIoU of each mask.
+
+    An image's mIoU is over the classes that its label has, so that one stray pixel of another does not decide.
+    """
+    label, tables, scores = torch.from_numpy(read_label(pair.label, num_classes)), [], []
+    for path in pair.masks:
+        mask = torch.from_numpy(read_label(path, num_classes))
+        if mask.shape != label.shape:
+            raise UserError(f"{path} and its label {pair.label} are of different sizes")
+        matrix = ConfusionMatrix(num_classes)
+        matrix.update(mask, label)
+        present = matrix.table.sum(1) > 0
+        absent = [c for c in range(num_classes) if not present[c]]
+        tables.append(matrix.table)
+        scores.append(matrix.miou([*ignore, *absent]))
+    return torch.stack(tables), scores
+
+
+def compare(
+    pairs: list[Pair], masks: list[Masks], label_set: LabelSet, ignore: tuple[int, ...]
+) -> tuple[list[dict[str, Any]], list[list[float]]]:
+    """Results of each network over all images, and the mIoU of each image by each network."""
+    torch.set_num_threads(1)  # the images are what runs in parallel
+    job = partial(measure, num_classes=label_set.num_classes, ignore=ignore)
+    tables, scores = 0, []
+    for table, values in parallel_map(job, pairs, desc="comparing"):
+        tables = tables + table
+        scores.append(values)
+    results = []
+    for mask, table in zip(masks, tables, strict=True):
+        matrix = ConfusionMatrix(label_set.num_classes)
+        matrix.table = table
+        results.append({
+            "name": mask.name, "folder": str(mask.folder), "iou": matrix.iou(), "miou": matrix.miou(ignore),
+            "accuracy": matrix.accuracy(), "confusion": matrix.counts.tolist(),
+        })
+    return results, scores
+
+
+def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
+    """Positions of the images that "gained" most from the first to the last network, and that "lost" most.
+
+    In each group the largest change comes first. Without a second network: the first images of the list.
+    """
+    if len(scores[0]) < 2:
+        return dict.fromkeys(range(len(scores))[: 2 * count], "")
+    gains = [(after - before, i) for i, (before, *_, after) in enumerate(scores) if not math.isnan(after - before)]
+    ranked = [i for _, i in sorted(gains, key=lambda entry: (-entry[0], entry[1]))]
+    best = ranked[: min(count, len(ranked) - len(ranked) // 2)]
+    worst = ranked[len(best) :][::-1][:count]
+    return dict.fromkeys(best, "gained") | dict.fromkeys(worst, "lost")
+
+
+def pictures(pair: Pair, masks: list[Masks], label_set: LabelSet, width: int) -> dict[str, str]:
+    """Data addresses of the pictures of an image, all of one size, at most `width` pixels wide."""
+    image, label = read_image(pair.image), read_label(pair.label)
+    size = (min(width, label.shape[1]), round(label.shape[0] * min(1, width / label.shape[1])) or 1)
+    palette = label_set.palette()
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    result = {"input": jpeg(small), "truth": png(shrunk(label, size), palette)}
+    predictions = [read_label(path) for path in pair.masks]
+    for mask, prediction in zip(masks, predictions, strict=True):
+        result[mask.name] = png(shrunk(prediction, size), palette)
+    if len(masks) > 1:
+        result["change"] = png(shrunk(change(label, predictions[0], predictions[-1]), size), CHANGES)
+    return result
+
+
+def change(label: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Where a second mask is better or worse than a first, uint8 [H,W] of the values above."""
+    right, now = before == label, after == label
+    kinds = np.select([right & now, now, right], [SAME, BETTER, WORSE], BOTH_WRONG)
+    return np.where(label == IGNORE, UNLABELLED, kinds).astype(np.uint8)
+
+
+def shrunk(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A label uint8 [h,w] at `size` = (width, height), by nearest."""
+    return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
+
+
+def jpeg(image: np.ndarray) -> str:
+    """Data address of a photograph uint8 [H,W,3]."""
+    content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+
+
+def png(label: np.ndarray, palette: np.ndarray) -> str:
+    """Data address of a label uint8 [H,W] in its colours, a palette PNG: a tenth of a coloured one."""
+    picture, file = Image.fromarray(label), BytesIO()
+    picture.putpalette(palette.tobytes())
+    picture.save(file, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,158 @@
+// The page's sections, with what charts.js makes.
+
+function summary() {
+  const tiles = $(".tiles");
+  const tile = (value, unit, text, klass = "") =>
+    tiles.append(make("div", { class: "tile" }, make("b", { class: klass }, value, make("small", {}, unit)), make("span", {}, text)));
+  for (const result of results) tile(percent(result.miou), " % mIoU", result.name);
+  if (results.length > 1) {
+    const gain = minus(results.at(-1).miou, results[0].miou);
+    tile(signed(gain), " points", `${results.at(-1).name} against ${results[0].name}`, direction(gain));
+  }
+  for (const run of results.length ? [] : data.runs) tile(run.iterations.toLocaleString("en"), " iterations", run.name);
+  $("#subtitle").textContent = data.runs.map((run) => `${run.name} (${run.network})`).join(" → ");
+  for (const section of document.querySelectorAll("section:not([hidden]) > h2")) {
+    $("nav").append(make("a", { href: `#${section.parentNode.id}` }, section.textContent));
+  }
+}
+
+function classes() {
+  if (!results.length) return;
+  const [first, last, two] = [results[0], results.at(-1), results.length > 1];
+  $("#classes").hidden = false;
+  $("#classes .note").textContent = `IoU in percent: ${data.scores.source}.`;
+  const head = ["Class", ...results.map((result) => result.name), ...(two ? ["Difference"] : []), ""];
+  const row = (label, values, klass = "") => {
+    const gain = minus(values.at(-1), values[0]);
+    return make("tr", { class: klass }, make("th", { scope: "row" }, ...label),
+      ...values.map((value) => make("td", {}, percent(value))),
+      two ? make("td", { class: direction(gain) }, signed(gain)) : null, make("td", { class: "bar" }, bar(values)));
+  };
+  const body = data.classes.map(({ name, colour }, c) => {
+    const out = data.ignore.includes(c);
+    return row([swatch(colour), name + (out ? " (not in the mean)" : "")], results.map((r) => r.iou[c] ?? null), out ? "wanting" : "");
+  });
+  $(".iou").append(make("caption", { class: "skip" }, "IoU of each class"),
+    make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
+    make("tbody", {}, ...body, row(["Mean"], results.map((r) => r.miou))));
+  $(".iou thead th:last-child").setAttribute("aria-label", `${first.name} to ${last.name}`);
+}
+
+// From the first network's value (ring) to the last one's (dot), on an axis from 0 to 100 %.
+function bar(values) {
+  const [a, b] = [values[0], values.at(-1)];
+  const svg = make("svg", { "aria-hidden": "true" }, make("line", { x1: "0", x2: "100%", y1: 8, y2: 8, stroke: "var(--line)", "stroke-width": 2 }));
+  const at = (value) => `${(100 * value).toFixed(1)}%`;
+  const colour = `var(--${{ up: "good", down: "bad", "": values.length > 1 ? "before" : "accent" }[direction(minus(b, a))]})`;
+  if (a !== null && b !== null) svg.append(make("line", { x1: at(a), x2: at(b), y1: 8, y2: 8, stroke: colour, "stroke-width": 3 }));
+  if (a !== null && values.length > 1) svg.append(make("circle", { cx: at(a), cy: 8, r: 4.5, fill: "var(--card)", stroke: "var(--before)", "stroke-width": 2 }));
+  if (b !== null) svg.append(make("circle", { cx: at(b), cy: 8, r: 5, fill: colour }));
+  return svg;
+}
+
+function images() {
+  if (!data.images.length) return;
+  $("#images").hidden = false;
+  const [left, right, slider] = [$("#left"), $("#right"), $("#slider")];
+  const kinds = Object.keys(data.images[0].pictures);
+  for (const [select, chosen] of [[left, kinds[2]], [right, results.length > 1 ? results.at(-1).name : "truth"]]) {
+    select.append(...kinds.map((kind) => make("option", kind === chosen ? { value: kind, selected: "" } : { value: kind }, kind)));
+  }
+  let current = data.images[0];
+  const split = () => {
+    $("#over").style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`;
+    $("#divider").style.left = `${slider.value}%`;
+  };
+  const show = () => {
+    for (const [node, kind] of [[$("#over"), left.value], [$("#under"), right.value]]) {
+      node.src = current.pictures[kind];
+      node.alt = `${kind}: ${current.name}`;
+    }
+    $("#caption").textContent = `${current.name} · ${current.scores.map(percent).join(" → ")} % mIoU`;
+    const changes = [left.value, right.value].includes("change");
+    $("#legend").replaceChildren(...(changes
+      ? [["#0072b2", "now right"], ["#d55e00", "now wrong"], ["#969696", "wrong in both"], ["#ebebeb", "right in both"], ["#000", "no label"]]
+      : data.classes.map(({ name, colour }) => [colour, name])).map(([colour, name]) => make("li", {}, swatch(colour), name)));
+    for (const button of document.querySelectorAll(".strip button")) {
+      button.setAttribute("aria-pressed", button.dataset.name === current.name);
+    }
+  };
+  const gain = (image) => minus(image.scores.at(-1), image.scores[0]);
+  const two = results.length > 1;
+  const [best, rest] = ["gained", "lost"].map((group) => data.images.filter((image) => image.group === group));
+  const lost = rest.some((image) => gain(image) < 0) ? "Lost most" : "Gained least";
+  const groups = two ? [["Gained most", best], [lost, rest]] : [["Images", data.images]];
+  if (!two) $("#images .note").textContent = "Move the line to compare two pictures; choose them above it.";
+  for (const [title, members] of groups.filter(([, list]) => list.length)) {
+    $("#strips").append(make("h3", {}, title), make("div", { class: "strip" }, ...members.map((image) =>
+      make("button", { type: "button", "data-name": image.name, onclick: () => { current = image; show(); } },
+        make("img", { src: image.pictures.input, alt: image.name }),
+        two ? make("span", { class: direction(gain(image)) }, `${signed(gain(image))} points`) : image.name))));
+  }
+  left.addEventListener("change", show);
+  right.addEventListener("change", show);
+  slider.addEventListener("input", split);
+  show();
+  split();
+}
+
+function confusion() {
+  const counted = results.filter((result) => result.confusion);
+  if (!counted.length) return;
+  $("#confusion").hidden = false;
+  const shares = counted.map(({ confusion: rows }) => rows.map((row) => {
+    const total = row.reduce((a, b) => a + b, 0);
+    return row.map((count) => (total ? count / total : null));
+  }));
+  const views = counted.map((result, i) => [result.name, shares[i], false]);
+  if (counted.length > 1) {
+    const change = shares.at(-1).map((row, r) => row.map((x, c) => minus(x, shares[0][r][c])));
+    views.push(["difference", change, true]);
+  }
+  const draw = ([title, rows, isChange]) => {
+    for (const button of $("#confusion .choice").children) button.setAttribute("aria-pressed", button.textContent === title);
+    const cell = (x, r, c) => {
+      const good = isChange ? x > 0 === (r === c) : true;
+      const strength = x === null ? 0 : Math.min(1, Math.abs(x) * (isChange ? 2 : 1));
+      const whole = Math.round(100 * x);
+      const text = whole === 0 ? "" : `${isChange ? (whole > 0 ? "+" : "−") : ""}${Math.abs(whole)}`;
+      const ink = strength > 0.6 ? ";color:#fff" : "";
+      return make("td", { class: r === c ? "hit" : "", style: `background:rgb(var(--${good ? "heat" : "cold"}) / ${strength.toFixed(2)})${ink}`,
+        title: `${data.classes[r].name} predicted as ${data.classes[c].name}: ${isChange ? signed(x) : percent(x)} %` }, text);
+    };
+    $(".matrix").replaceChildren(make("thead", {}, make("tr", {}, make("td"),
+      ...data.classes.map(({ name }) => make("th", { scope: "col" }, make("span", {}, name))))),
+    make("tbody", {}, ...rows.map((row, r) => make("tr", {}, make("th", { scope: "row" }, data.classes[r].name), ...row.map((x, c) => cell(x, r, c))))));
+  };
+  $("#confusion .choice").append(...views.map((view) => make("button", { type: "button", onclick: () => draw(view) }, view[0])));
+  draw(views[0]);
+}
+
+function training() {
+  for (const run of data.runs) {
+    const charts = [
+      chart("Losses", run.losses), chart("mIoU of the student in validation", run.student, { share: true, marks: true }),
+      chart("mIoU of the teacher on the target's training views", run.teacher, { share: true, marks: true }),
+      chart("Share of the pixels that keep a pseudo label", run.kept, { share: true }),
+      chart("Distance of teacher and student", run.distance), chart("Images per second", run.speed), priors(run.prior),
+    ].filter((node) => node !== null);
+    const kind = `${run.baseline ? "Baseline" : "SAC"}: ${run.iterations.toLocaleString("en")} iterations, to epoch ${run.epochs}. Curves are over iterations.`;
+    $("#runs").append(make("h3", {}, run.name), make("p", { class: "note" }, kind),
+      ...run.warnings.map((text) => make("p", { class: "warning" }, text)), make("div", { class: "grid" }, ...charts));
+  }
+}
+
+function provenance() {
+  const list = (pairs) => make("dl", {}, ...pairs.flatMap(([key, value]) => [make("dt", {}, key), make("dd", {}, make("code", {}, value))]));
+  for (const run of data.runs) {
+    $("#origins").append(make("div", { class: "origin" }, make("h3", {}, run.name), list(run.origin),
+      make("details", {}, make("summary", {}, `${run.changed.length} configuration keys that differ from the defaults`), list(run.changed))));
+  }
+}
+
+classes();
+images();
+confusion();
+training();
+provenance();
+summary();

@@ -1,0 +1,140 @@
+"""What a training run left in its log folder, as the report's page takes it: curves, results, provenance."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from yacs.config import CfgNode
+
+from core import config
+from core.errors import UserError
+from core.files import read_yaml
+
+POINTS = 300  # of a curve; more are averaged in as many groups
+PROVENANCE = ("commit", "python", "torch", "torchvision", "numpy", "opencv", "device", "command", "weights", "plan")
+LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ([A-Z]+) (.*)")
+
+Curve = dict[str, Any]  # name; points [(iteration, value)]
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The log folders (with a metrics.jsonl) that are named, or lie below those that are.
+
+    Raises:
+        UserError: there is none at or below one of the paths.
+    """
+    found: dict[Path, None] = {}
+    for path in paths:
+        below = [path] if (path / "metrics.jsonl").is_file() else [f.parent for f in path.rglob("metrics.jsonl")]
+        if not below:
+            raise UserError(f"{path}: no metrics.jsonl in it or below; expected a run's folder of logs/")
+        # In the order in which they were trained.
+        found |= dict.fromkeys(sorted(below, key=lambda folder: (folder / "metrics.jsonl").stat().st_mtime))
+    return list(found)
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """All that the page shows of a run, and its configuration under `cfg`."""
+    cfg = configuration(folder / "config.yaml")
+    rows = metrics(folder / "metrics.jsonl")
+    steps, priors = rows["step"], rows["prior"]
+    classes = range(len(priors[0]["class_prior"]) if priors else 0)
+    return {
+        "cfg": cfg,
+        "name": folder.name,
+        "baseline": cfg.MODEL.BASELINE,
+        "network": cfg.MODEL.ARCH,
+        "iterations": steps[-1]["iter"] if steps else 0,
+        "epochs": steps[-1]["epoch"] if steps else 0,
+        "losses": [curve(steps, "loss_ce", "source, cross-entropy"), curve(steps, "self_ce", "target, consistency")],
+        "kept": [curve(steps, "kept", "kept")],
+        "distance": [curve(steps, "teacher_diff", "distance")],
+        "speed": [curve(steps, "images_per_second", "images per second")],
+        "prior": [curve(priors, f"class {c}", f"class {c}", lambda row, c=c: row["class_prior"][c]) for c in classes],
+        "student": results([row for row in rows["val"] if row["layer"] == "student"], "list"),
+        "teacher": results([row for row in rows["val"] if row["layer"] != "student"], "layer"),
+        "iou": latest(rows["val"]),
+        "changed": changed(cfg),
+        **log(folder / "log.txt"),
+    }
+
+
+def configuration(path: Path) -> CfgNode:
+    """A run's configuration; keys that this version does not know are kept out."""
+    content, cfg = read_yaml(path), config.defaults()
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no run's configuration")
+    for section, values in content.items():
+        for key, value in values.items() if isinstance(values, dict) and section in cfg else ():
+            if key in cfg[section]:
+                cfg[section][key] = value
+    return cfg
+
+
+def changed(cfg: CfgNode) -> list[tuple[str, str]]:
+    """Keys that differ from the defaults, with their values."""
+    return [
+        (f"{section}.{key}", str(value))
+        for section, values in config.defaults().items()
+        for key, default in values.items()
+        if (value := cfg[section][key]) != default
+    ]
+
+
+def metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Rows of a metrics.jsonl by their kind; a last line that a kill cut off is left out."""
+    rows: dict[str, list[dict[str, Any]]] = {"step": [], "val": [], "prior": []}
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'no UTF-8 text'}") from None
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            row = json.loads(line)
+            rows.setdefault(row["kind"], []).append(row)
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}:{number}: not a line of a run's metrics; is the file damaged?") from None
+    return rows
+
+
+def curve(rows: list[dict], key: str, name: str, value: Callable[[dict], float] | None = None) -> Curve:
+    """The points (iteration, value) of a key, at most POINTS, means of equal groups; only what is finite."""
+    take = value or (lambda row: row.get(key))
+    points = [(row["iter"], y) for row in rows if (y := take(row)) is not None and math.isfinite(y)]
+    size = math.ceil(len(points) / POINTS) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    means = [[significant(sum(x) / len(x)) for x in zip(*group, strict=True)] for group in groups]
+    return {"name": name, "points": means}
+
+
+def significant(value: float) -> float:
+    """A number with five digits that count: a page of curves has many."""
+    return float(f"{value:.5g}") if abs(value) < 1e5 else round(value)
+
+
+def results(rows: list[dict], key: str) -> list[Curve]:
+    """The mIoU over the run, a curve for each value of the key."""
+    names = dict.fromkeys(row[key] for row in rows)
+    return [curve([row for row in rows if row[key] == name], "miou", name) for name in names]
+
+
+def latest(rows: list[dict]) -> dict[str, list[float | None]]:
+    """The student's last IoU of each class, by list."""
+    return {row["list"]: row["iou"] for row in rows if row["layer"] == "student"}
+
+
+def log(path: Path) -> dict[str, Any]:
+    """Provenance (the last of each), begin, end and warnings from a log.txt; empty where there is none."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    entries = [match.groups() for line in lines if (match := LOG_LINE.match(line))]
+    origin = {}
+    for _, _, message in entries:
+        key, _, value = message.partition(": ")
+        if key in PROVENANCE and value:
+            origin[key] = value
+    if entries:
+        origin |= {"begun": entries[0][0], "last entry": entries[-1][0]}
+    return {"origin": list(origin.items()), "warnings": [text for _, level, text in entries if level == "WARNING"]}

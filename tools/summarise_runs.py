@@ -1,0 +1,117 @@
+"""Print mean, deviation, best and last mIoU of runs that differ in their seed, from their metrics.jsonl."""
+
+import json
+import math
+import statistics
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.errors import Parser, UserError, run
+from core.files import read_bytes, write_bytes
+
+EXAMPLES = """examples:
+  python tools/summarise_runs.py logs/cityscapes/v1/seed*
+  python tools/summarise_runs.py logs/cityscapes/v1/seed0 logs/cityscapes/v1/seed1 --layer teacher --json seeds.json"""
+
+
+class Score(NamedTuple):
+    """One validation."""
+
+    epoch: int
+    miou: float
+
+
+def arguments() -> Namespace:
+    """The command line."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's log folder, or its metrics.jsonl")
+    parser.add_argument("--list", metavar="NAME", help="of this list alone (default: of every list)")
+    parser.add_argument("--layer", default="student", metavar="NAME",
+                        help="student (default); of the target's views teacher, fused, pseudo")
+    parser.add_argument("--json", metavar="FILE", help="the same as a file, fractions; not overwritten")
+    args = parser.parse_args()
+    if args.json and Path(args.json).exists():
+        raise UserError(f"{args.json} exists already; choose another --json")
+    return args
+
+
+def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
+    """The validations of a run by list, in their order.
+
+    Raises:
+        UserError: there is no metrics.jsonl, or a line of it (but for a last one cut off by a kill) is none.
+    """
+    path = path / "metrics.jsonl" if path.is_dir() else path
+    scores: dict[str, list[Score]] = {}
+    lines = read_bytes(path).decode("utf-8", "replace").splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            if entry["kind"] == "val" and entry["layer"] == layer and not math.isnan(entry["miou"]):
+                scores.setdefault(entry["list"], []).append(Score(int(entry["epoch"]), float(entry["miou"])))
+        except (ValueError, KeyError, TypeError):
+            if number < len(lines):
+                raise UserError(f"{path}:{number}: no line of a training's metrics.jsonl") from None
+    return scores
+
+
+def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
+    """Over runs, each with at least one score: of their best and of their last scores, fractions."""
+    runs = list(runs)
+    best = [max(scores, key=lambda s: s.miou) for scores in runs]
+    last = [scores[-1] for scores in runs]
+    return {
+        "runs": len(runs),
+        "best": {**spread([s.miou for s in best]), "epochs": [s.epoch for s in best]},
+        "last": {**spread([s.miou for s in last]), "epochs": [s.epoch for s in last]},
+    }
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, sample deviation (None of a single value), smallest and largest."""
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return {
+        "mean": statistics.fmean(values), "deviation": deviation, "min": min(values), "max": max(values),
+        "values": values,
+    }
+
+
+def row(name: str, which: str, numbers: dict[str, Any]) -> str:
+    """A line of the table, in percent."""
+    deviation = "" if numbers["deviation"] is None else f"{100 * numbers['deviation']:.2f}"
+    values = " ".join(f"{100 * value:.1f}" for value in numbers["values"])
+    low, high = 100 * numbers["min"], 100 * numbers["max"]
+    return f"{name:<20} {which:<5} {100 * numbers['mean']:>6.2f} {deviation:>9} {low:>6.1f} {high:>6.1f}  {values}"
+
+
+def main() -> None:
+    """Read, summarise, print."""
+    args = arguments()
+    scores = {path: read_scores(Path(path), args.layer) for path in args.runs}
+    names = sorted({name for lists in scores.values() for name in lists})
+    if args.list:
+        names = [name for name in names if name == args.list]
+    if not names:
+        wanted = f" on {args.list}" if args.list else ""
+        raise UserError(f"none of the runs has a validation of the {args.layer}{wanted}")
+    result = {}
+    print(f"{'mIoU in %':<20} {'':<5} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  each run")
+    for name in names:
+        result[name] = summarise(lists[name] for lists in scores.values() if name in lists)
+        for which in ("best", "last"):
+            print(row(name, which, result[name][which]))
+        if result[name]["runs"] < len(scores):
+            without = [path for path, lists in scores.items() if name not in lists]
+            print(f"{'':<20} not in {', '.join(without)}")
+    if args.json:
+        content = {"layer": args.layer, "runs": list(scores), "lists": result}
+        write_bytes(args.json, (json.dumps(content, indent=2) + "\n").encode())
+
+
+if __name__ == "__main__":
+    run(main)
