@@ -5,7 +5,7 @@
   target    a group of four views of the target     convert   convert_train_ids.py, a label
   step      the SAC step on the CPU                  growth    lists of 10^4, 10^5 and 10^6 lines
   refine    the method's part of a step             gpu       the published step on a CUDA device
-  infer     infer_val.py, an image                  all       everything; gpu where there is one
+  infer     infer_val.py, an image                  all       everything
 
 The files are rendered for it, of the real sizes and with sensor noise, unless --data names a folder in the published
 layout with its lists. Times are medians of several rounds in which part and floor take turns.
@@ -25,11 +25,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.errors import Parser, UserError, run
 from core.files import write_bytes
-from tools.benchmarks import gpu, loading, training
+from tools.benchmarks import commands, gpu, loading, training
 from tools.benchmarks.material import Material, Settings, given, render
 from tools.benchmarks.measure import HEADING, Row, line
 
 PARTS = ("decode", "source", "target", "step", "refine", "infer", "weights", "evaluate", "convert", "growth", "gpu")
+NEEDS_GPU = "needs a GPU: there is no CUDA device"
 EXAMPLES = """examples:
   python tools/benchmark.py all --json benchmark.json
   python tools/benchmark.py decode source target --data data
@@ -47,7 +48,7 @@ class Bench:
 
     def __init__(self, args: Namespace, folder: Path) -> None:
         self.args, self.folder = args, folder
-        few = args.quick and "gpu" not in args.parts
+        few = args.quick and not ("gpu" in args.parts and torch.cuda.is_available())
         self.settings = Settings(args.quick, 1 if args.quick else args.runs, 2 if few else 8)
 
     @cached_property
@@ -62,14 +63,15 @@ class Bench:
         if part in ("step", "refine"):
             return {"step": training.step_rows, "refine": training.refine_rows}[part](self.settings)
         if part == "gpu":
+            if not torch.cuda.is_available():  # of "all" parts
+                print(f"{part:22} {NEEDS_GPU}")
+                return []
             return gpu.rows(self.material, self.settings)
         if part == "growth":
             return loading.growth(self.folder, self.settings)
         if part in ("decode", "source", "target"):
             return {"decode": loading.decode, "source": loading.source_rows, "target": loading.target_rows}[part](
                 self.material, self.settings)
-        from tools.benchmarks import commands
-
         rows = getattr(commands, part)(self.material, self.folder, self.settings)
         return rows + training.confusion_rows(self.settings) if part == "evaluate" else rows
 
@@ -86,9 +88,9 @@ def arguments() -> Namespace:
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: expected 1 or more")
     if "all" in args.parts:
-        args.parts = [part for part in PARTS if part != "gpu" or torch.cuda.is_available()]
+        args.parts = list(PARTS)
     elif "gpu" in args.parts and not torch.cuda.is_available():
-        raise UserError("gpu: there is no CUDA device")
+        raise UserError(f"gpu {NEEDS_GPU}")
     return args
 
 

@@ -1,10 +1,6 @@
 """The commands that go through many files, against decoding (and encoding) these files on as many cores."""
 
-import io
-import runpy
-import sys
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from statistics import median
 
@@ -15,30 +11,16 @@ from PIL import Image
 
 from core import checkpoint
 from core.compute import Compute, uses_bfloat16
+from core.errors import UserError
 from core.parallel import parallel_map
 from core.png import ENCODING
 from datasets.images import read_image
 from datasets.transforms import normalise
 from models import build
-from tools.benchmarks.material import MASKS, RAW, ROOT, Material, Settings, copies
+from tools.benchmarks.material import MASKS, RAW, ROOT, Material, Settings, command, copies
 from tools.benchmarks.measure import Row, in_turns, seconds
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-def run(name: str, *words: object) -> None:
-    """Run a command within this process, where everything is imported already, and without its output."""
-    before, threads = sys.argv, torch.get_num_threads()
-    sys.argv = [name, *map(str, words)]
-    try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            runpy.run_path(str(ROOT / name), run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise RuntimeError(f"{' '.join(sys.argv)} ended with status {end.code}") from end
-    finally:
-        sys.argv = before
-        torch.set_num_threads(threads)
 
 
 def decode(path: Path) -> np.ndarray:
@@ -57,7 +39,9 @@ def over_cores(function: Callable[[Path], object], files: list[Path]) -> None:
 def masks(material: Material, folder: Path, settings: Settings, ending: str) -> list[Path]:
     """Names of train-id masks in a folder of their own."""
     found = [material.root / str(sample.label) for sample in material.target if sample.label]
-    found = found or sorted((material.root / MASKS).rglob("*labelIds.png"))
+    found = found or sorted((material.root / MASKS).rglob("*labelIds.png"))[: settings.images]
+    if not found:
+        raise UserError(f"there is no mask of train ids in {material.root / MASKS}, and the list names none")
     return copies(found, folder, 8 if settings.quick else 400, ending)
 
 
@@ -65,7 +49,7 @@ def weights(material: Material, folder: Path, settings: Settings) -> list[Row]:
     """compute_image_weights.py."""
     files = masks(material, folder / "weights", settings, "_gtFine_labelIds.png")
     words = ("--labels", folder / "weights", "--out", folder / "weights.data", "--force")
-    times = in_turns(lambda: run("tools/compute_image_weights.py", *words), lambda: over_cores(decode, files),
+    times = in_turns(lambda: command("tools/compute_image_weights.py", *words), lambda: over_cores(decode, files),
                      runs=settings.runs)
     return [per_file("weights", "a mask; floor: decoding it, over the cores used", times, len(files), 1.5)]
 
@@ -82,14 +66,14 @@ def evaluate(material: Material, folder: Path, settings: Settings) -> list[Row]:
     names = [path.name.replace("_gtFine_labelIds", "_leftImg8bit") for path in truth]
     (folder / "pairs.txt").write_text("".join(f"{n} truth/{path.name}\n" for n, path in zip(names, truth, strict=True)))
     words = ("--predictions", folder / "predictions", "--list", "pairs", "--root", folder)
-    times = in_turns(lambda: run("tools/evaluate.py", *words), lambda: over_cores(decode, predictions + truth),
+    times = in_turns(lambda: command("tools/evaluate.py", *words), lambda: over_cores(decode, predictions + truth),
                      runs=settings.runs)
     return [per_file("evaluate", "a pair; floor: decoding both, over the cores used", times, len(truth), 1.5)]
 
 
 def convert(material: Material, folder: Path, settings: Settings) -> list[Row]:
-    """convert_train_ids.py."""
-    rows = []
+    """convert_train_ids.py: each kind of raw labels that is there, and one label of each."""
+    rows, what = [], "a label; floor: decoding and encoding it, over the cores used"
     for dataset, raw, _ in RAW:
         found = sorted((material.root / raw).rglob("*labelIds.png" if dataset == "cs" else "*.png"))[: settings.images]
         if not found:
@@ -97,11 +81,14 @@ def convert(material: Material, folder: Path, settings: Settings) -> list[Row]:
         place = folder / dataset / Path(raw).name
         files = copies(found, place, 8 if settings.quick else 200, "_labelIds.png")
         words = ("--dataset", dataset, "--ann-data", place, "--ann-out", folder / f"{dataset}_ids", "--force")
-        times = in_turns(lambda words=words: run("tools/convert_train_ids.py", *words),
+        times = in_turns(lambda words=words: command("tools/convert_train_ids.py", *words),
                          lambda files=files: over_cores(recode, files), runs=settings.runs)
-        rows.append(per_file(f"convert_{dataset}", "a label; floor: decoding and encoding it, over the cores used",
-                             times, len(files), 1.3))
-    return rows
+        rows.append(per_file(f"convert_{dataset}", what, times, len(files), 1.3))
+    if not rows:
+        looked_for = ", ".join(raw for _, raw, _ in RAW)
+        raise UserError(f"there are no raw labels below {material.root}: looked for {looked_for}")
+    mean = [sum(row[2 + i] for row in rows) / len(rows) for i in range(2)]
+    return [Row("convert", f"{what}; the mean of the kinds below", *mean, 1.3), *rows]
 
 
 def recode(path: Path) -> None:
@@ -134,8 +121,8 @@ def infer(material: Material, folder: Path, settings: Settings) -> list[Row]:
             torch.cuda.synchronize()
 
     alone()
-    times = [[seconds(f) for f in (alone, lambda: run("infer_val.py", "--images", folder / "few", *words),
-                                   lambda: run("infer_val.py", "--images", folder / "many", *words), alone)]
+    times = [[seconds(f) for f in (alone, lambda: command("infer_val.py", "--images", folder / "few", *words),
+                                   lambda: command("infer_val.py", "--images", folder / "many", *words), alone)]
              for _ in range(max(1, settings.runs // 2))]
     added = median((last - first) / (many - few) for _, first, last, _ in times)
     floor = median((first + last) / 2 for first, _, _, last in times)

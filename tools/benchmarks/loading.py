@@ -83,8 +83,8 @@ def target_rows(material: Material, settings: Settings) -> list[Row]:
 
 def growth(folder: Path, settings: Settings) -> list[Row]:
     """Lists of 10^4, 10^5 and 10^6 lines, and their weights: opening them, and drawing an image."""
-    rows = []
-    for count in (100, 1000) if settings.quick else (10**4, 10**5, 10**6):
+    rows, counts = [], (100, 1000) if settings.quick else (10**4, 10**5, 10**6)
+    for count in counts:
         path = folder / f"{count}.txt"
         lines = (f"/leftImg8bit/train/city/city_{i:06d}_000019_leftImg8bit.png "
                  f"/gtFine2/train/city/city_{i:06d}_000019_gtFine_labelIds.png\n" for i in range(count))
@@ -94,8 +94,9 @@ def growth(folder: Path, settings: Settings) -> list[Row]:
         size = memory() - before
         floor = min(seconds(lambda path=path: path.read_text().split()) for _ in range(3))
         more = {"MB": round(size)} | drawing(kept[0], folder / f"{count}.data")
-        rows.append(Row(f"growth_{count}", "a list is opened; floor: reading and splitting its text", opening, floor,
-                        more=more))
+        name = "growth" if count == counts[-1] else f"growth_{count}"
+        what = f"a list of {count} lines is opened; floor: reading and splitting its text"
+        rows.append(Row(name, what, opening, floor, more=more))
     return rows
 
 

@@ -1,10 +1,13 @@
 """The files to measure with: a folder in the published layout with lists, or scenes rendered like one."""
 
-import os
-import subprocess
+import io
+import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from core.errors import UserError
 from datasets import lists
@@ -40,16 +43,24 @@ class Material(NamedTuple):
     target: list[Sample]  # Cityscapes
 
 
-def command(name: str, *words: object, threads: int = 0) -> None:
-    """Run one of the project's commands; UserError with its last line if it fails."""
-    environment = dict(os.environ)
-    if threads:
-        environment["OMP_NUM_THREADS"] = str(threads)
-    line = [sys.executable, str(ROOT / name), *map(str, words)]
-    done = subprocess.run(line, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise UserError(f"{name} ended with status {done.returncode}: {said[-1] if said else 'nothing said'}")
+def command(name: str, *words: object) -> None:
+    """Run one of the project's commands within this process, where everything is imported, and without its output.
+
+    Raises:
+        UserError: it fails; with its last line.
+    """
+    before, threads, said = sys.argv, torch.get_num_threads(), io.StringIO()
+    sys.argv = [name, *map(str, words)]
+    try:
+        with redirect_stdout(said), redirect_stderr(said):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+    except SystemExit as end:
+        if end.code:
+            last = said.getvalue().strip().rpartition("\n")[2]
+            raise UserError(f"{name} ended with status {end.code}: {last}") from None
+    finally:
+        sys.argv = before
+        torch.set_num_threads(threads)
 
 
 def given(root: Path, settings: Settings) -> Material:
@@ -64,7 +75,9 @@ def render(folder: Path, settings: Settings) -> Material:
     counts = [word for world in ("gta", "synthia", "train") for word in (f"--{world}", settings.images)]
     named = [word for name, size in zip(("size", "gta-size", "synthia-size"), sizes, strict=True)
              for word in (f"--{name}", size)]
-    command("tools/make_streets.py", "--out", folder, *counts, "--val", 0, "--test", 0, *named)
+    # Processes for a few small scenes would cost more than the scenes.
+    workers = ("--workers", 1) if settings.quick else ()
+    command("tools/make_streets.py", "--out", folder, *counts, "--val", 0, "--test", 0, *named, *workers)
     for dataset, raw, ids in RAW:
         words = ("--dataset", dataset, "--ann-data", folder / raw, "--ann-out", folder / ids)
         command("tools/convert_train_ids.py", *words)
