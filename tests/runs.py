@@ -5,8 +5,9 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +61,12 @@ class Process:
     """
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["runs"])
 
     def __init__(
         self, folder: Path, arguments: list[str], before: Callable[..., None] | None = None, command: str = "train"
     ) -> None:
         self.output = folder / "output.txt"
+        _serve()
         self.process = self.context.Process(target=_run, args=(str(self.output), command, arguments, before))
         self.process.start()
 
@@ -81,6 +82,22 @@ class Process:
     @property
     def said(self) -> str:
         return self.output.read_text() if self.output.exists() else ""
+
+
+@cache
+def _serve() -> None:
+    """Start the process that others are forked from, with what they need loaded: each would load it for seconds."""
+    Process.context.set_forkserver_preload(["runs", "torch._dynamo"])
+    before = os.environ.get("PYTHONPATH")
+    # It looks for the modules before it is told of our sys.path, and starts without those it does not find.
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
 
 
 def _run(output: str, command: str, arguments: list[str], before: Callable[..., None] | None) -> None:
@@ -133,14 +150,6 @@ class Run:
 
     def last(self) -> dict[str, Any]:
         return torch.load(self.snapshots / "last.pth", weights_only=True)
-
-    def wait_for(self, steps: int, process: Process, seconds: float = 200) -> None:
-        """Until a snapshot shows so many iterations."""
-        end = time.monotonic() + seconds
-        while process.process.is_alive() and time.monotonic() < end:
-            if (self.snapshots / "last.pth").exists() and self.last()["run"]["step"] >= steps:
-                return
-            time.sleep(0.02)
 
 
 def wrap(owner: object, name: str, before: Callable[[], None] = int, after: Callable[[], None] = int) -> None:

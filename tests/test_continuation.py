@@ -157,15 +157,27 @@ def test_signals_at_random_times(mode: str, tree: Path, undisturbed: dict[str, R
     same(run, undisturbed[mode])
 
 
-def slow_steps(seconds: float, group: bool = False) -> None:
-    """Iterations that last; with `group` in a process group of their own."""
+def wait_at_step(number: int, folder: Path, group: bool = False) -> None:
+    """Hold this process at the iteration `number`, which `folder`/held tells, until there is `folder`/go.
+
+    With `group` in a process group of its own.
+    """
     if group:
         os.setsid()
-    wrap(Trainer, "_step", before=partial(time.sleep, seconds))
+
+    def hold(_: Trainer) -> None:
+        (folder / "held").touch()
+        while not (folder / "go").exists():
+            time.sleep(0.02)
+
+    at_step(number, hold)
 
 
-def stop_all(process: Process, number: int) -> None:
-    os.killpg(process.process.pid, number)
+def wait_until_held(folder: Path, process: Process, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not (folder / "held").exists():
+        assert process.process.is_alive() and time.monotonic() < end, process.said
+        time.sleep(0.02)
 
 
 def test_sigterm_to_all_processes_twice_finishes_the_iteration(
@@ -173,24 +185,24 @@ def test_sigterm_to_all_processes_twice_finishes_the_iteration(
 ) -> None:
     """As systemd and schedulers send it: the loader's workers get it too."""
     run = Run(tmp_path, tree)
-    process = run.start(workers=2, before=partial(slow_steps, 0.3, True))
-    run.wait_for(EVERY, process)
-    stop_all(process, signal.SIGTERM)
-    time.sleep(0.1)
-    stop_all(process, signal.SIGTERM)
+    process = run.start(workers=2, before=partial(wait_at_step, EVERY + 2, tmp_path, True))
+    wait_until_held(tmp_path, process)
+    for _ in range(2):
+        os.killpg(process.process.pid, signal.SIGTERM)
+        time.sleep(0.1)  # two signals at once would be one
+    (tmp_path / "go").touch()
     assert process.wait() == 0
-    assert "stopped by a signal after" in process.said and "the same command goes on" in process.said
+    assert "stopped by a signal after 5 iterations" in process.said and "the same command goes on" in process.said
     assert "Traceback" not in process.said and "error" not in process.said
-    step = run.last()["run"]["step"]
-    assert EVERY <= step < 8 and [e["iter"] for e in run.metrics("step")] == list(range(1, step + 1))
+    assert run.last()["run"]["step"] == 5 and [e["iter"] for e in run.metrics("step")] == [1, 2, 3, 4, 5]
     assert run.start().wait() == 0
     same(run, undisturbed["sac"])
 
 
 def test_a_second_run_is_refused_and_a_crash_leaves_no_lock(tree: Path, tmp_path: Path) -> None:
     run = Run(tmp_path, tree)
-    first = run.start(workers=2, before=partial(slow_steps, 0.5))
-    run.wait_for(EVERY, first)
+    first = run.start(workers=2, before=partial(wait_at_step, EVERY + 1, tmp_path))
+    wait_until_held(tmp_path, first)
     (tmp_path / "second").mkdir()
     second = Process(tmp_path / "second", run.arguments())
     assert second.wait() == 2
