@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ROWS, COLUMNS = 64, 128  # worked on at a time on the CPU; 64 rows of 1024 pixels are 5 MB of 19 classes
+ROWS, COLUMNS = 16, 128  # worked on at a time on the CPU; 16 rows of 1024 pixels are 1.2 MB of 19 classes
 
 
 def blocks(start: int, stop: int, device: torch.device, step: int = ROWS) -> Iterator[slice]:
@@ -43,7 +43,11 @@ class Upsampled:
     def __init__(self, logits: Tensor, size: tuple[int, int]) -> None:
         self.small, self.size = logits.shape[1:], size
         self.u_y, self.u_x = (_matrix(*sides, logits.device) for sides in zip(self.small, size, strict=True))
-        self.wide = torch.cat([logits[..., near] @ self.u_x[part, near].T for part, near in self._columns()], dim=2)
+        lines = logits.transpose(0, 1)  # [h,C,w]: then a few rows of the picture are one product of matrices
+        wide = [lines[..., near] @ self.u_x[part, near].T for part, near in self._columns()]
+        self.wide = torch.cat(wide, dim=2)  # [h,C,W]
+        most = next(blocks(0, size[0], logits.device)).stop
+        self.memory = self.wide.new_empty(most, self.wide[0].numel())  # [r,CW]
 
     def _columns(self) -> Iterator[tuple[slice, slice]]:
         """All columns, in blocks, and those of the logits that they lie between."""
@@ -51,21 +55,26 @@ class Upsampled:
             yield part, _near(part, self.small[1], self.size[1])
 
     def rows(self, part: slice) -> Tensor:
-        """Some rows of the picture: [C,r,W], memory of its own."""
+        """A block of the picture's rows: [C,r,W], to be changed at will, overwritten by the next block.
+
+        A row's classes lie together in memory.
+        """
         near = _near(part, self.small[0], self.size[0])
-        return self.u_y[part, near] @ self.wide[:, near]
+        lines = self.memory[: part.stop - part.start]
+        torch.mm(self.u_y[part, near], self.wide[near].flatten(1), out=lines)
+        return lines.view(len(lines), *self.wide.shape[1:]).transpose(0, 1)  # [C,r,W]
 
     def add_gradient(self, wide: Tensor, gradient: Tensor, part: slice) -> None:
-        """Add the gradient [C,r,W] of some rows to that of `self.wide`, `wide` [C,h,W]."""
+        """Add the gradient [C,r,W] of some rows, in memory as `rows` has it, to that of `self.wide`, `wide` [h,C,W]."""
         near = _near(part, self.small[0], self.size[0])
-        wide[:, near] += self.u_y[part, near].T @ gradient
+        wide[near].flatten(1).addmm_(self.u_y[part, near].T, gradient.transpose(0, 1).flatten(1))
 
     def gradient(self, wide: Tensor) -> Tensor:
         """The gradient of the logits [C,h,w] from that of `self.wide`."""
-        total = wide.new_zeros(len(wide), *self.small)
+        total = wide.new_zeros(*wide.shape[:2], self.small[1])  # [h,C,w]
         for part, near in self._columns():
             total[..., near] += wide[..., part] @ self.u_x[part, near]
-        return total
+        return total.transpose(0, 1)
 
 
 def probabilities(logits: Tensor, size: tuple[int, int], out: Tensor) -> Tensor:
@@ -127,10 +136,10 @@ class _CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, label: Tensor, by_label: Tensor, weight: Tensor | None) -> Tensor:
-        loss, gradient = logits.new_zeros(()), torch.empty_like(logits)
+        loss, gradient = logits.new_zeros(()), torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         for i, (one, labels) in enumerate(zip(logits, label, strict=True)):
             picture = Upsampled(one / log(2), label.shape[1:])
-            wide = torch.zeros_like(picture.wide)
+            wide = None if gradient is None else torch.zeros_like(picture.wide)
             for rows in blocks(0, label.shape[1], logits.device):
                 index = labels[rows].long()  # [r,W]
                 w = by_label.index_select(0, index.flatten()).view_as(index)
@@ -141,10 +150,14 @@ class _CrossEntropy(torch.autograd.Function):
                 of_label = x.sub_(x.amax(dim=0)).gather(0, index[None])[0]
                 total = x.exp2_().sum(dim=0)
                 loss += ((total.log2() - of_label) * w).sum()
+                if wide is None:
+                    continue
                 x.mul_(w / total).scatter_add_(0, index[None], -w[None])
                 picture.add_gradient(wide, x, rows)
-            gradient[i] = picture.gradient(wide)
-        ctx.save_for_backward(gradient.div_(label.numel()))
+            if gradient is not None:
+                gradient[i] = picture.gradient(wide)
+        if gradient is not None:
+            ctx.save_for_backward(gradient.div_(label.numel()))
         return loss * (log(2) / label.numel())
 
     @staticmethod
