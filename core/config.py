@@ -73,6 +73,8 @@ KEYS = (
         "validated, else the last of VAL.LISTS, else none"),
     Key("DATASET.ROOT", "data", NAMED, "folder that the lists' paths start from"),
     Key("DATASET.CLASSES", "cityscapes", NAMED, "the label set: cityscapes, or a YAML file (docs/own_data.md)"),
+    Key("DATASET.ON_ERROR", "stop", _one_of("stop", "skip"), "what a training image that cannot be used does: stop "
+        "the run, or be replaced by the next item, counted and logged, until they are more than 1 % of a list"),
     Key("DATASET.SAMPLE_WEIGHTS", "", ANY, "importance weights of the target images; empty = uniform sampling"),
     Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling in the importance sampling"),
     Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of everything trained on and of validation"),

@@ -104,6 +104,14 @@ def gather_text(text: str) -> list[str]:
     return texts
 
 
+def gather_lists(entries: list) -> list:
+    """Every process's entries (plain values) in one list, in the order of the processes."""
+    parts = [entries] * size()
+    if size() > 1:
+        dist.all_gather_object(parts, entries, group=_agreement)
+    return [entry for part in parts for entry in part]
+
+
 def agree(error: Exception | None) -> None:
     """Raise what one process has run into on all of them: there the error, on the others a Fault that tells of it."""
     said = gather_text("" if error is None else f"{type(error).__name__}: {error}")

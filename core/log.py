@@ -6,7 +6,7 @@ import logging.handlers
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,13 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         tqdm.write(self.format(record), file=SCREEN)
+
+
+class _Text(logging.FileHandler):
+    """log.txt. What the disk refuses of it is not said here: metrics.jsonl, which counts, ends the run in one line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Without logging's own traceback on stderr."""
 
 
 class Log:
@@ -92,7 +99,7 @@ class Log:
     def _open(self, step: int) -> None:
         self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")
         self.events = Events(self.folder, step)
-        self._text = logging.FileHandler(self.folder / "log.txt", encoding="utf-8")
+        self._text = _Text(self.folder / "log.txt", encoding="utf-8")
         self._text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOGGER.addHandler(self._text)
 
@@ -208,9 +215,9 @@ class Log:
                 self._close()
 
     def _close(self) -> None:
-        self.metrics.close()
-        self.events.close()
-        self._text.close()
+        with ExitStack() as stack:  # each, even if the disk refuses what another still has to write
+            for file in (self._text, self.events, self.metrics):
+                stack.callback(file.close)
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:

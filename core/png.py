@@ -30,18 +30,25 @@ def kind(content: bytes, path: str | Path) -> tuple[int, int]:
     """
     if content[:8] != SIGNATURE or content[12:16] != b"IHDR":
         raise UserError(f"{path} is not a PNG image")
-    start, view = 8, memoryview(content)
+    if found := problem(content):
+        raise UserError(f"{path} is {found}; get it again")
+    return content[24], content[25]
+
+
+def problem(content: bytes) -> str:
+    """What the chunks of a PNG file's content tell: "truncated", "damaged (wrong checksum)", or "" for a whole one."""
+    start, view = len(SIGNATURE), memoryview(content)
     while start + 12 <= len(content):
         length, name = struct.unpack_from(">I4s", content, start)
         end = start + 8 + length
         if end + 4 > len(content):
             break
         if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise UserError(f"{path} is damaged (wrong checksum); get it again")
+            return "damaged (wrong checksum)"
         if name == b"IEND":
-            return content[24], content[25]
+            return ""
         start = end + 4
-    raise UserError(f"{path} is truncated; get it again")
+    return "truncated"
 
 
 def write_mask(path: str | Path, mask: np.ndarray) -> None:

@@ -47,6 +47,13 @@ class Recorder:
         """
         self._pending.append((position, values, files))
 
+    def skipped(self, position: dict[str, int], new: Sequence[Any], all_: Sequence[Any]) -> None:
+        """After an iteration: the files that were skipped in it to metrics.jsonl, those that are new to the log."""
+        for entry in all_:
+            self.log.record({"kind": "skipped", **position, **entry._asdict()})
+        for entry in new:
+            self.log.warn(f"iteration {position['iter']}: skipped {entry.file}: {entry.reason}")
+
     @property
     def due(self) -> bool:
         """Whether it is time to read."""

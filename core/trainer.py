@@ -19,6 +19,8 @@ from core.record import Recorder
 from core.steps import BaselineStep, SACStep
 from core.watch import Watch
 from datasets import labels
+from datasets.iterations import Iteration
+from datasets.replacement import Tally
 
 
 class Stopped(Exception):
@@ -50,10 +52,12 @@ class Trainer:
         self.labels = labels.load(cfg.DATASET.CLASSES)
         config.check_classes(cfg, self.labels.num_classes)
         # The lists are opened before the networks are made: what is missing is said in the first second.
-        self.per_epoch = datasets.training(cfg, seed, self.share, (0, 0), 0).dataset.per_epoch
+        data = datasets.training(cfg, seed, self.share, (0, 0), 0).dataset
+        self.per_epoch = data.per_epoch
         self.lists, missing, self.select = datasets.validation_lists(cfg)
         self.log = Log(place.logs, self.main)
         self.watch = Watch(self.labels.names)
+        self.tally = Tally(data.images)
         self.stopping = False
         lines = self._start(resume)
         self.compute = setup.make_compute(cfg, self.device)
@@ -105,6 +109,7 @@ class Trainer:
         own = state["run"]
         self.best.kept = [tuple(entry) for entry in own["kept"]]
         self.watch.memory = own["watch"]
+        self.tally.files |= own.get("skipped", {})
         p, read = self.progress, f"; {resume} is not read again" if resume else ""
         lines = [f"goes on from {last}: {p.epoch} epochs and {p.iteration} iterations of the next are done, "
                  f"{p.step} iterations in all{read}"]
@@ -174,10 +179,11 @@ class Trainer:
                 if train.MAX_ITER and p.step >= train.MAX_ITER:
                     self.save_last()
                     raise Stopped(f"TRAIN.MAX_ITER = {train.MAX_ITER} is reached")
-                source, target = self._fetch()
+                source, target, skipped = self._fetch()
                 values = self._step(source, target)
                 p.iteration, p.step = p.iteration + 1, p.step + 1
                 position = {"epoch": p.epoch + 1, "iter": p.step}
+                self.recorder.skipped(position, self.tally.add(skipped), skipped)
                 files = partial(self.files, None if source is None else source.index, target.index)
                 self.recorder.add(position, values, files)
                 if self.recorder.due:
@@ -186,20 +192,32 @@ class Trainer:
                 if p.step % train.SNAPSHOT_ITER == 0 and p.iteration < self.per_epoch:
                     self.save_last()
 
-    def _fetch(self) -> tuple:
-        """The next batch; all processes stop here together if one of them has to."""
+    def _fetch(self) -> Iteration:
+        """The next batch, with what was skipped on any process; all stop here together if one of them has to."""
         batch = error = None
+        skipped: list = []
         try:
             batch = next(self.batches)
         except Exception as failed:  # raised below, once the others know
             error = failed
-        self._agree(error, self.save_last)
-        return batch
+        if self._agree(error, self.save_last, bool(batch and batch.skipped)):
+            # An image whose views several processes share is skipped by each of them.
+            skipped = sorted(set(distributed.gather_lists(batch.skipped)))
+            try:
+                self.tally.refuse_many(skipped)
+            except UserError:
+                self.save_last()
+                raise
+        return batch._replace(skipped=skipped)
 
-    def _agree(self, error: Exception | None = None, save: Callable[[], None] | None = None) -> None:
-        """Stop, all processes at the same point, if one has got a signal or cannot go on."""
-        if not distributed.any_process(self.stopping or error is not None):
-            return
+    def _agree(
+        self, error: Exception | None = None, save: Callable[[], None] | None = None, flag: bool = False
+    ) -> bool:
+        """Stop, all processes at the same point, if one has to; else whether any has raised its flag."""
+        # One exchange of a number for all three.
+        most = distributed.largest(2 if self.stopping or error is not None else int(flag))
+        if most < 2:
+            return most == 1
         if save is not None:
             save()
         distributed.agree(error)
@@ -255,7 +273,8 @@ class Trainer:
         own = {
             "seed": self.seed, "baseline": self.baseline, "per_epoch": self.per_epoch, "config": self.cfg.dump(),
             "origin": self.origin, "classes": list(self.labels.names), "watch": self.watch.memory,
-            "kept": [list(entry) for entry in self.best.kept], "log": self.log.position(self.progress.step),
+            "kept": [list(entry) for entry in self.best.kept], "skipped": self.tally.files,
+            "log": self.log.position(self.progress.step),
         }
         return progress.snapshot(self.progress, self.network, self.optimiser, self.best.score, own)
 

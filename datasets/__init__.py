@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_colla
 from yacs.config import CfgNode
 
 from core.errors import UserError
-from datasets import labels, lists, sampling
+from datasets import labels, lists, replacement, sampling
 from datasets.iterations import Iterations, Schedule, order
 from datasets.source import SourceTraining, UnlabelledTraining, Validation
 from datasets.target import TargetTraining, TargetViewsLabelled
@@ -26,7 +26,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def training(cfg: CfgNode, seed: int, share: tuple[int, int], start: tuple[int, int], workers: int) -> DataLoader:
-    """Endless pairs (SourceBatch or None, TargetBatch or SourceBatch), one an iteration; this process's share of each.
+    """An Iteration after the other, this process's share of each.
 
     Args:
         cfg: the configuration.
@@ -50,6 +50,7 @@ def training(cfg: CfgNode, seed: int, share: tuple[int, int], start: tuple[int, 
         views=0 if baseline else cfg.TRAIN.GROUP_SIZE,
         seed=seed,
         share=share,
+        tries=_tries(cfg),
     )
     if data.per_epoch == 0:
         raise UserError(
@@ -156,8 +157,8 @@ def target_views(
     samples = lists.read(cfg.TRAIN.TARGET, cfg.DATASET.ROOT)
     labelled = all(s.label is not None for s in samples) and Path(cfg.DATASET.ROOT, samples[0].label).exists()
     kind = TargetViewsLabelled if labelled else TargetTraining
-    data = kind(samples, **_views(cfg, samples, seed))
     length = len(lists.read(cfg.TRAIN.TASK, cfg.DATASET.ROOT))
+    data = replacement.Usable(kind(samples, **_views(cfg, samples, seed)), length, _tries(cfg))
     images = order(seed, epoch, length)[: 300 * cfg.TRAIN.NUM_GROUPS]
     keys = [(epoch, int(i), 0, cfg.TRAIN.GROUP_SIZE) for i in images[share[0] :: share[1]]]
     return _loader(data, workers, sampler=Keys(keys)), labelled
@@ -174,6 +175,11 @@ class Keys(Sampler):
 
     def __len__(self) -> int:
         return len(self.keys)
+
+
+def _tries(cfg: CfgNode) -> int:
+    """How many items in a row may be replaced by their next ones."""
+    return replacement.TRIES if cfg.DATASET.ON_ERROR == "skip" else 0
 
 
 def _game_size(cfg: CfgNode) -> tuple[int, int] | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from core import png
 from core.errors import UserError
 from datasets.labels import IGNORE
 from datasets.lists import Sample
@@ -15,11 +16,20 @@ cv2.setNumThreads(0)
 # What is wrong with a file is said once, by DataError. (The function moved in OpenCV 5.)
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
-PNG = b"\x89PNG"
 
 
 class DataError(UserError):
-    """A UserError about one sample."""
+    """A UserError about one sample; it begins with the path of the file, and a colon."""
+
+    @property
+    def path(self) -> str:
+        """The file that cannot be used."""
+        return str(self).partition(": ")[0]
+
+    @property
+    def reason(self) -> str:
+        """What is wrong with it."""
+        return str(self).partition(": ")[2]
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -67,7 +77,7 @@ def read_pair(
     image, label = read_image(image_path), read_label(label_path, num_classes)
     if image.shape[:2] != label.shape:
         raise DataError(
-            f"{image_path} is {image.shape[1]}x{image.shape[0]} but its label {label_path} is "
+            f"{image_path}: it is {image.shape[1]}x{image.shape[0]} but its label {label_path} is "
             f"{label.shape[1]}x{label.shape[0]}; they must be of one size"
         )
     return image, label
@@ -83,9 +93,10 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
         ) from error
     if not data:
         raise DataError(f"{path}: the file is empty; replace it")
-    # libpng would complain on stderr by itself about a truncated file: its end is looked for first.
-    if data.startswith(PNG) and data.rfind(b"IEND") < 0:
-        raise DataError(f"{path}: a truncated PNG file; replace it")
+    # libpng would complain on stderr in words of its own: it only gets files that are whole.
+    if data.startswith(png.SIGNATURE):
+        if problem := png.problem(data):
+            raise DataError(f"{path}: a PNG file that is {problem}; replace it")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from datasets.replacement import Skipped, usable
 from datasets.target import collate_views
 
 ORDER = 3  # its stream of random numbers; those of the items are in datasets/source.py and target.py
@@ -18,6 +19,14 @@ class Key(NamedTuple):
 
     epoch: int
     iteration: int
+
+
+class Iteration(NamedTuple):
+    """What an iteration loads."""
+
+    source: tuple | None  # SourceBatch; None with TARGET_ONLY
+    target: tuple  # TargetBatch; in the baseline UnlabelledBatch
+    skipped: list[Skipped]  # files in whose place others were taken
 
 
 class Schedule(Sampler):
@@ -56,33 +65,48 @@ class Iterations(Dataset):
         views: T; 0 = the target has no views (baseline).
         seed: of the order.
         share: (rank, size).
+        tries: how many items in a row may be replaced by their next ones where a file cannot be used.
     """
 
     def __init__(
         self, source: Dataset | None, target: Dataset, *, length: int, batch: int, groups: int, views: int, seed: int,
-        share: tuple[int, int] = (0, 1),
+        share: tuple[int, int] = (0, 1), tries: int = 0,
     ) -> None:
         self.source, self.target, self.length, self.seed = source, target, length, seed
         self.batch, self.groups, self.views, self.share = batch, groups, views, share
-        self.per_epoch = min(length // batch, length // groups)
+        self.tries, self.per_epoch = tries, min(length // batch, length // groups)
 
-    def __getitem__(self, key: Key) -> tuple:
+    def __getitem__(self, key: Key) -> Iteration:
         epoch, iteration = key
+        skipped: list[Skipped] = []
+
+        def load(domain: str, *key: int) -> tuple:
+            item, errors = usable({"source": self.source, "target": self.target}[domain], key, self.length, self.tries)
+            skipped.extend(Skipped(domain, error.path, error.reason) for error in errors)
+            return item
+
         shuffled = order(self.seed, epoch, self.length)
         images = shuffled[iteration * self.batch : (iteration + 1) * self.batch]
         groups = shuffled[iteration * self.groups : (iteration + 1) * self.groups]
         source = None
         if self.source is not None:
-            source = default_collate([self.source[epoch, int(i)] for i in images[self._own(self.batch)]])
+            source = default_collate([load("source", epoch, int(i)) for i in images[self._own(self.batch)]])
         if not self.views:
             own = groups[self._own(self.groups)]
-            return source, default_collate([self.target[epoch, int(i)] for i in own])
+            return Iteration(source, default_collate([load("target", epoch, int(i)) for i in own]), skipped)
         own, t = self._own(self.groups * self.views), self.views
-        return source, collate_views([
-            self.target[epoch, int(index), max(0, own.start - g * t), min(t, own.stop - g * t)]
+        views = collate_views([
+            load("target", epoch, int(index), max(0, own.start - g * t), min(t, own.stop - g * t))
             for g, index in enumerate(groups)
             if g * t < own.stop and (g + 1) * t > own.start
         ])
+        return Iteration(source, views, skipped)
+
+    @property
+    def images(self) -> dict[str, int]:
+        """How many images each domain's list has."""
+        parts = {"source": self.source, "target": self.target}
+        return {domain: len(data.samples) for domain, data in parts.items() if data is not None}
 
     def files(self, source: Tensor | None, target: Tensor) -> list[str]:
         """The images of a batch with these `index`, as the lists name them, each once."""

@@ -13,11 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
 import infer_val
 import models
 import train
-from core import errors
+from core import config, errors
 from models.fcn import dropout_masks
 
 CONFIG = """
@@ -136,9 +137,13 @@ class Run:
         ]  # fmt: skip
 
     def start(
-        self, *more: str, workers: int = 0, also: Sequence[str] = (), before: Callable[..., None] | None = None
+        self, *more: str, workers: int = 0, also: Sequence[str] = (), before: Callable[..., None] | None = None,
+        output: Path | None = None,
     ) -> Process:
-        return Process(self.folder, self.arguments(*more, workers=workers, also=also), before)
+        return Process(output or self.folder, self.arguments(*more, workers=workers, also=also), before)
+
+    def configuration(self) -> CfgNode:
+        return config.load(str(self.folder / "cfg.yaml"), self.changes)[0]
 
     def metrics(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Lines of metrics.jsonl without the clock's."""
@@ -150,6 +155,36 @@ class Run:
 
     def last(self) -> dict[str, Any]:
         return torch.load(self.snapshots / "last.pth", weights_only=True)
+
+
+def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: (step, value) by tag, and the steps of pictures."""
+    # Imported here: processes that only train do without it.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(run.logs), {"scalars": 0, "images": 0})
+    board.Reload()
+    tags = board.Tags()
+    scalars = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags["scalars"]}
+    scalars.pop("train/images_per_second")
+    return scalars | {tag: [(e.step, 0) for e in board.Images(tag)] for tag in tags["images"]}
+
+
+def same(run: Run, other: Run) -> None:
+    """Logs, curves, kept snapshots and every number of the last snapshot are those of the other run."""
+    assert run.metrics() == other.metrics()
+    ours, theirs = curves(run), curves(other)
+    assert ours == theirs and all(len({step for step, _ in line}) == len(line) for line in ours.values())
+    files = [{path.name for path in r.snapshots.glob("*.pth")} for r in (run, other)]
+    assert files[0] == files[1] and "last.pth" in files[0] and len(files[0]) > 1
+    a, b = run.last(), other.last()
+    assert a["model"].keys() == b["model"].keys()
+    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
+    buffers = [[s["momentum_buffer"] for s in state["opt"]["state"].values()] for state in (a, b)]
+    assert buffers[0] and all(torch.equal(x, y) for x, y in zip(*buffers, strict=True))
+    assert {**a["run"], "log": 0, "config": 0, "origin": 0, "rng": 0} == {
+        **b["run"], "log": 0, "config": 0, "origin": 0, "rng": 0}
+    assert (a["epoch"], a["score"]) == (b["epoch"], b["score"])
 
 
 def wrap(owner: object, name: str, before: Callable[[], None] = int, after: Callable[[], None] = int) -> None:

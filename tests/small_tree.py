@@ -23,3 +23,12 @@ def make(root: Path) -> None:
             cv2.imwrite(str(root / f"{sample}_label.png"), label)
         lists.write(root / f"{name}.txt", [lists.Sample(f"{n}.png", f"{n}_label.png") for n in names])
     lists.write(root / "val2_cityscapes.txt", lists.read("train_cityscapes", str(root))[:2])
+
+
+DAMAGED = ("train_game_9K_3.png", "train_cityscapes_3.png")  # neither is validated
+
+
+def damage(root: Path) -> None:
+    """Make an image of each domain unreadable."""
+    (root / DAMAGED[0]).write_bytes(b"")
+    (root / DAMAGED[1]).write_bytes(b"no image")

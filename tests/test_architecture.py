@@ -17,6 +17,7 @@ COMMANDS = ("train", "infer_val")
 LEAVES = {
     "core.errors": (),
     "core.files": ("core.errors",),
+    "core.png": ("core.errors", "core.files"),
     "core.safe": (),
     "core.distributed": ("core.errors",),
     "datasets.labels": ("core.errors", "core.files"),

@@ -1,20 +1,20 @@
 """Runs that are killed, stopped, started again: they end as if nothing had happened (docs/method.md section 8)."""
 
 import os
-import random
 import resource
 import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import long_run
 import pytest
 import small_tree
 import torch
-from runs import Process, Run, kill_here, wrap
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from runs import Process, Run, curves, kill_here, same, wrap
 
 import core.checkpoint
 import core.files
@@ -41,33 +41,6 @@ def undisturbed(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     assert [process.wait() for process in processes] == [0, 0]
     assert all(len(run.metrics("step")) == 8 for run in runs.values())
     return runs
-
-
-def curves(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: (step, value) by tag, and the steps of pictures."""
-    board = EventAccumulator(str(run.logs), {"scalars": 0, "images": 0})
-    board.Reload()
-    tags = board.Tags()
-    scalars = {tag: [(e.step, e.value) for e in board.Scalars(tag)] for tag in tags["scalars"]}
-    scalars.pop("train/images_per_second")
-    return scalars | {tag: [(e.step, 0) for e in board.Images(tag)] for tag in tags["images"]}
-
-
-def same(run: Run, other: Run) -> None:
-    """Logs, curves, kept snapshots and every number of the last snapshot are those of the other run."""
-    assert run.metrics() == other.metrics()
-    ours, theirs = curves(run), curves(other)
-    assert ours == theirs and all(len({step for step, _ in line}) == len(line) for line in ours.values())
-    files = [{path.name for path in r.snapshots.glob("*.pth")} for r in (run, other)]
-    assert files[0] == files[1] and len(files[0]) == 3
-    a, b = run.last(), other.last()
-    assert a["model"].keys() == b["model"].keys()
-    assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    buffers = [[s["momentum_buffer"] for s in state["opt"]["state"].values()] for state in (a, b)]
-    assert len(buffers[0]) == 6 and all(torch.equal(x, y) for x, y in zip(*buffers, strict=True))
-    assert {**a["run"], "log": 0, "config": 0, "origin": 0, "rng": 0} == {
-        **b["run"], "log": 0, "config": 0, "origin": 0, "rng": 0}
-    assert (a["epoch"], a["score"]) == (b["epoch"], b["score"])
 
 
 class Counted:
@@ -145,16 +118,11 @@ def test_kill_9_at_all_kinds_of_moments(mode: str, tree: Path, undisturbed: dict
     same(run, undisturbed[mode])
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_signals_at_random_times(mode: str, tree: Path, undisturbed: dict[str, Run], tmp_path: Path) -> None:
-    run, rng = Run(tmp_path, tree, "MODEL.BASELINE", MODES[mode]), random.Random(mode)
-    for i in range(4):
-        process = run.start(workers=1 + i % 2)
-        time.sleep(rng.uniform(0.2, 1.5))
-        process.send(rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
-        process.wait()
-    assert run.start(workers=2).wait() == 0
-    same(run, undisturbed[mode])
+def test_a_long_run_killed_at_random_times(tmp_path: Path) -> None:
+    """The short form of long_run.py."""
+    found = long_run.check(tmp_path, 48, (0.0, 0.6), warm_up=20)
+    assert found["iterations"] == 48 and found["starts"] >= 3 and found["SIGKILL"] + found["SIGTERM"] >= 2, found
+    assert found["rss_growth"] < 0.05 and len(found["open_files"]) == 1, found
 
 
 def wait_at_step(number: int, folder: Path, group: bool = False) -> None:
@@ -321,7 +289,6 @@ def test_the_log_s_folder_deleted_under_the_run(tree: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "fault, workers, status, message",
     [
-        (small_files_only, 0, 2, "cannot write"),
         (spoil_weights, 0, 2, "finite"),
         (kill_a_worker, 1, 1, "Fewer --workers"),
     ],
@@ -342,6 +309,43 @@ def test_faults_end_the_run_in_one_line_and_cost_little(
     assert len(errors) == 1 and message in errors[0] and "Traceback" not in process.said
     assert 4 <= run.last()["run"]["step"] <= 6
     assert run.start().wait() == 0
+    same(run, undisturbed["sac"])
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path | None]:
+    """A file system of 4 MB; None where one may not be mounted."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    options = ["-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
+    mounted = subprocess.run(["mount", *options], capture_output=True).returncode == 0
+    yield path if mounted else None
+    if mounted:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+def fill_disk(trainer: Trainer) -> None:
+    """To the last byte."""
+    with pytest.raises(OSError, match="No space left"), open(trainer.place.snapshots.parents[3] / "ballast", "wb") as f:
+        while True:
+            f.write(bytes(1000))
+            f.flush()
+
+
+def test_a_full_disk(small_disk: Path | None, tree: Path, undisturbed: dict[str, Run], tmp_path: Path) -> None:
+    """Snapshots and logs on a small file system that is full from iteration 5 on, else with a limit as a quota has."""
+    run = Run(small_disk or tmp_path / "run", tree)
+    process = run.start(before=partial(at_step, 5, fill_disk if small_disk else small_files_only), output=tmp_path)
+    assert process.wait() == 2
+    errors = [line for line in process.said.splitlines() if "error" in line.lower()]
+    assert len(errors) == 1 and errors[0].startswith("error: cannot write"), process.said
+    assert "Traceback" not in process.said and "ignored" not in process.said
+    if small_disk:
+        assert "No space left on device" in errors[0]
+        (small_disk / "ballast").unlink()
+    assert run.last()["run"]["step"] == 4
+    assert not list(run.snapshots.glob(".*.part"))
+    assert run.start(output=tmp_path).wait() == 0
     same(run, undisturbed["sac"])
 
 

@@ -254,7 +254,7 @@ def test_image_and_label_of_two_sizes(root, tmp_path):
         (Validation([sample], tmp_path, crop_size=(4, 4)), 0),
         (TargetViewsLabelled([sample], tmp_path, np.ones((19, 1)), **VIEWS), (0, 0, 0, 1)),
     ):
-        with pytest.raises(UserError, match=r"image.png is 60x40 but its label .*label.png is 4x3"):
+        with pytest.raises(UserError, match=r"image.png: it is 60x40 but its label .*label.png is 4x3"):
             data[key]
 
 

@@ -153,7 +153,7 @@ class Numbers(Dataset):
 def test_b13_incomplete_batches_are_dropped_and_both_loaders_see_one_order() -> None:
     data = Iterations(Numbers(), Numbers(), length=11, batch=4, groups=3, views=0, seed=0)
     assert data.per_epoch == 2  # of the source; the target alone would have 3
-    source, target = zip(*(data[(0, i)] for i in range(2)), strict=True)
+    source, target, _ = zip(*(data[(0, i)] for i in range(2)), strict=True)
     order = torch.cat(source).tolist()
     assert len(set(order)) == 8 and torch.cat(target).tolist() == order[:3] + order[3:6]
 

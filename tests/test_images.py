@@ -53,12 +53,14 @@ def test_missing_file_and_folder(tmp_path):
         read_image(tmp_path)
 
 
-def test_damaged_inside(tmp_path):
+@pytest.mark.parametrize("place", [20, 40, 3000, -10, -14], ids=["header", "size", "pixels", "end", "checksum"])
+def test_damaged_inside(tmp_path, capfd, place):
     content = bytearray(png(COLOURS))
-    content[3000] ^= 255
+    content[place] ^= 255
     (tmp_path / "file.png").write_bytes(content)
-    with pytest.raises(UserError, match=r"file.png: .*damaged"):
+    with pytest.raises(UserError, match=r"file.png: a PNG file that is (damaged|truncated)"):
         read_image(tmp_path / "file.png")
+    assert capfd.readouterr() == ("", "")  # libpng has words of its own for a bad checksum
 
 
 @pytest.mark.parametrize(
