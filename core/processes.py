@@ -5,6 +5,7 @@ gives them 30 seconds. Here the first failure's own status is handed on, what se
 said once, and a signal asks the processes to end in their own way and time.
 """
 
+import logging
 import os
 import signal
 import sys
@@ -14,8 +15,9 @@ from pathlib import Path
 
 def main() -> int:
     """Run torchrun with the command line's arguments; returns the exit status."""
-    signal.signal(signal.SIGTERM, pass_on)
-    os.environ["LOGLEVEL"] = "CRITICAL"  # torchrun's own messages
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    logging.disable(logging.CRITICAL)  # torchrun's own messages
     # Imported late: a signal may come while torch is.
     from torch.distributed.elastic.multiprocessing import api
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +50,7 @@ def pass_on(number: int, frame: object) -> None:
     """A signal to the launcher: SIGTERM to the processes; without any yet, end."""
     pids = children(os.getpid())
     if not pids:
-        sys.exit(128 + signal.SIGTERM)
+        sys.exit(128 + number)
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
 

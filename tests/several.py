@@ -17,8 +17,9 @@ from torch import distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runs import Stub, wrap
+from runs import Stub, kill_here, wrap
 
+import core.files
 import infer_val
 import models
 import models.fcn
@@ -49,6 +50,19 @@ def fault_of_one() -> None:
         raise UserError("image x.png is damaged")
 
     later(lambda: setattr(Iterations, "__getitem__", fail))
+
+
+def kill_after_four_files() -> None:
+    """A process kills itself before it gives a fifth file its name: in the middle of its second image."""
+    written = 0
+
+    def count() -> None:
+        nonlocal written
+        written += 1
+        if written > 4:
+            kill_here()
+
+    wrap(core.files.os, "replace", before=count)
 
 
 def later(action: Callable[[], None]) -> None:
@@ -91,7 +105,7 @@ def main() -> None:
             raised[run["name"]] = f"{type(error).__name__}: {error}"
         distributed.stop()
         Trainer._step, Iterations.__getitem__ = originals
-    file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(raised))
+        file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(raised))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -10,14 +12,12 @@ from pathlib import Path
 import pytest
 import small_tree
 import torch
-from runs import Run, Stub, kill_here, wrap
+from runs import Run, Stub
 
-import core.files
 import datasets
 from core import checkpoint, config
 from core.errors import UserError
 from core.prepare import Preparation
-from models import build
 
 ROOT = Path(__file__).parents[1]
 # Groups larger and smaller than what a process of 2 or of 4 holds, and images whose views are shared unevenly.
@@ -29,6 +29,11 @@ SETTINGS = {
     "dropout": "MODEL.ARCH fcn_vgg16_bn TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 6 LOG.ITER_VAL 100 "
     "LOG.ITER_TARGET 100 MODEL.CONF_POOL minentropy_pool MODEL.LOSS focal_ce_conf MODEL.LR 1e-5",
 }  # fmt: skip
+# Four processes share an image's views: where it cannot be read, all of them take the same other one.
+SKIP = (
+    "MODEL.ARCH deeplabv2_resnet18 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 4 TRAIN.MAX_ITER 8 LOG.ITER_VAL 100 "
+    "LOG.ITER_TARGET 2 TRAIN.NUM_EPOCHS 20 MODEL.LR 1e-5 DATASET.ON_ERROR skip"
+)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -46,32 +51,56 @@ def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict
     for processes in (1, 2, 4):
         folder = tmp_path_factory.mktemp(f"on{processes}")
         own = {name: Run(folder / name, tree, *setting.split()) for name, setting in SETTINGS.items()}
+        own["skip"] = Run(folder / "skip", damaged(folder), *SKIP.split())
         jobs = [{"name": n, "command": "train", "arguments": r.arguments(), "plant": ""} for n, r in own.items()]
         jobs += [job for job in faults(folder, tree) if processes == 2] + [inference(folder, tree)]
+        if processes == 2:
+            killed = inference(folder, tree, "killed")
+            jobs += [job | {"plant": "kill_after_four_files"} for job in (killed,)]
+        if processes == 4:
+            jobs.append(killed | {"name": "resumed", "arguments": ["--resume-output", *killed["arguments"]]})
         (folder / "jobs.json").write_text(json.dumps(jobs))
-        several(processes, folder / "jobs.json")
+        said = several(processes, folder / "jobs.json", fails=processes == 2)
+        (folder / "said.txt").write_text(said)
+        if processes == 2:
+            (folder / "left.json").write_text(json.dumps(sorted(contents(folder / "killed"))))
         result[processes] = own
     return result
 
 
-def inference(folder: Path, tree: Path) -> dict:
-    """Masks of a list that the processes cannot share evenly; all processes' numbers use the same weights."""
+def damaged(folder: Path) -> Path:
+    """A tree with an image of each domain that cannot be read."""
+    root = folder / "damaged"
+    small_tree.make(root)
+    small_tree.damage(root)
+    return root
+
+
+def save_stub(path: Path) -> None:
+    """A snapshot of a baseline, the same each time."""
     torch.manual_seed(0)
     model = {f"{checkpoint.PREFIX}backbone.{k}": v for k, v in Stub(19).state_dict().items()}
-    checkpoint.save(folder / "stub.pth", {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
+    checkpoint.save(path, {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
+
+
+def inference(folder: Path, tree: Path, name: str = "masks") -> dict:
+    """Masks of a list that the processes cannot share evenly; all processes' numbers use the same weights."""
+    save_stub(folder / "stub.pth")
     arguments = [
         "--cfg", str(ROOT / "configs" / "deeplabv2_vgg16_train.yaml"), "--resume", str(folder / "stub.pth"),
-        "--infer-list", "val_cityscapes", "--mask-output-dir", str(folder / "masks"), "--workers", "0",
+        "--infer-list", "val_cityscapes", "--mask-output-dir", str(folder / name), "--workers", "0",
         "--save", "ids", "cs", "vis", "--set", "DATASET.ROOT", str(tree), "TRAIN.DEVICE", "cpu",
     ]  # fmt: skip
-    return {"name": "inference", "command": "infer_val", "arguments": arguments, "plant": ""}
+    return {"name": name, "command": "infer_val", "arguments": arguments, "plant": ""}
 
 
-def several(processes: int, jobs: Path) -> None:
+def several(processes: int, jobs: Path, fails: bool = False) -> str:
+    """Do the jobs, of which the last one may be meant to fail; what the processes said on stdout."""
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *torchrun, str(ROOT / "tests" / "several.py"), str(jobs)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert (done.returncode != 0) == fails, done.stderr[-3000:]
+    return done.stdout
 
 
 def faults(folder: Path, tree: Path) -> list[dict]:
@@ -138,6 +167,17 @@ def test_validations_agree(processes: int, runs: dict[int, dict[str, Run]]) -> N
             assert b["miou"] == pytest.approx(a["miou"], abs=2e-3)
 
 
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_same_images_are_skipped_on_any_number_of_processes(
+    processes: int, runs: dict[int, dict[str, Run]]
+) -> None:
+    ours, theirs = runs[1]["skip"], runs[processes]["skip"]
+    skipped = [[{**e, "file": Path(e["file"]).name} for e in run.metrics("skipped")] for run in (ours, theirs)]
+    assert skipped[0] == skipped[1] and {e["file"] for e in skipped[0]} == set(small_tree.DAMAGED)
+    for a, b in zip(ours.metrics("step"), theirs.metrics("step"), strict=True):
+        assert [b[name] for name in ("loss_ce", "self_ce")] == pytest.approx([a["loss_ce"], a["self_ce"]], rel=1e-4)
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
 def test_every_image_is_validated_once(processes: int, tree: Path, tmp_path: Path) -> None:
     cfg = configuration(tree, tmp_path)
@@ -161,19 +201,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def kill_after(files: int) -> None:
-    """Kill this process before it writes one file more."""
-    written = 0
-
-    def count() -> None:
-        nonlocal written
-        written += 1
-        if written > files:
-            kill_here()
-
-    wrap(core.files.os, "replace", before=count)
-
-
+def test_killed_inference_goes_on_with_what_is_missing(runs: dict[int, dict[str, Run]]) -> None:
+    folders = [runs[n]["larger"].folder.parent for n in (1, 2, 4)]
+    whole = contents(folders[0] / "masks")
+    left = json.loads((folders[1] / "left.json").read_text())  # by two processes that were killed
+    assert 0 < len(left) < len(whole)
+    assert contents(folders[1] / "killed") == whole  # by four processes with --resume-output
+    done, there = re.search(r"(\d) images, (\d) were there", (folders[2] / "said.txt").read_text()).groups()
+    assert int(done) >= 1 and int(done) + int(there) == small_tree.LISTS["val_cityscapes"]
 
 
 def configuration(tree: Path, folder: Path, *pairs: str) -> config.CfgNode:
@@ -210,32 +245,44 @@ def test_one_process_concerns_all(runs: dict[int, dict[str, Run]]) -> None:
     assert not (folder / "refused" / "logs").exists() and not (folder / "refused" / "snapshots").exists()
 
 
+# launch/ calls it in the place of train.py: the same with a small network.
+SMALL_TRAIN = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+import models
+import train
+from core.errors import run
+from runs import Stub
+models.NETWORKS["deeplabv2_resnet18"] = Stub
+run(train.main)
+"""
+
+
 @pytest.fixture(scope="module")
 def installation(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project at a place where launchers may write, with a baseline to start from."""
     root = tmp_path_factory.mktemp("project")
-    for name in ("core", "datasets", "models", "configs", "train.py"):
+    for name in ("core", "datasets", "models", "configs"):
         (root / name).symlink_to(ROOT / name)
     (root / "launch").mkdir()
     for path in (ROOT / "launch").glob("*.sh"):
         (root / "launch" / path.name).write_text(path.read_text())
+    (root / "train.py").write_text(SMALL_TRAIN.format(root=str(ROOT), tests=str(ROOT / "tests")))
     (root / "data").symlink_to(tree)
-    torch.manual_seed(0)
-    network = torch.nn.ModuleDict({"backbone": build("deeplabv2_resnet18", 19)}).state_dict()
-    model = {checkpoint.PREFIX + name: value for name, value in network.items()}
-    checkpoint.save(root / "baseline.pth", {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
+    save_stub(root / "baseline.pth")
     return root
 
 
 def launch(installation: Path, *overrides: str) -> subprocess.Popen[str]:
-    """launch/train.sh with two processes, in a session of its own."""
+    """launch/train.sh with two processes, in a session of its own, practically without end."""
     small = (
-        "TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 2 DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] "
-        "MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 TRAIN.SNAPSHOT_ITER 2 TRAIN.DEVICE cpu"
+        "TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 2 TRAIN.NUM_EPOCHS 100000 TRAIN.SNAPSHOT_ITER 2 "
+        "TRAIN.DEVICE cpu DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 "
+        "LOG.ITER_VAL 100000 LOG.ITER_TARGET 100000"
     ).split()
     mine = {"NUM_GPUS": "2", "PYTHON": sys.executable, "RESUME": str(installation / "baseline.pth")}
     return subprocess.Popen(
-        ["bash", str(installation / "launch" / "train.sh"), "gta", "resnet101", *overrides, *small],
+        ["bash", str(installation / "launch" / "train.sh"), "gta", "resnet101", *small, *overrides],
         env={**ENVIRONMENT, **mine}, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
@@ -243,24 +290,71 @@ def launch(installation: Path, *overrides: str) -> subprocess.Popen[str]:
 
 def wait_for_training(installation: Path, process: subprocess.Popen[str], after: int = -1) -> int:
     """Until there is a snapshot of a later iteration than `after`; its iterations."""
-    path = installation / "snapshots" / "cityscapes" / "v1" / "01_gta_resnet101" / "last.pth"
     end = time.monotonic() + 300
     while time.monotonic() < end and process.poll() is None:
-        if path.exists() and (step := torch.load(path, weights_only=True)["run"]["step"]) > after:
+        if (step := last_step(installation)) > after:
             return step
-        time.sleep(0.2)
+        time.sleep(0.1)
+    process.kill()
     raise AssertionError(process.communicate()[1][-3000:])
 
 
+def last_step(installation: Path) -> int:
+    path = installation / "snapshots" / "cityscapes" / "v1" / "01_gta_resnet101" / "last.pth"
+    return torch.load(path, weights_only=True)["run"]["step"] if path.exists() else -1
+
+
 def trainers(session: int) -> list[int]:
-    """The processes of a session that run train.py, not their loader's workers or their launcher."""
-    found = []
+    """The training processes that the launcher of a session has started."""
+    launchers, parents = set(), {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             words = (path / "cmdline").read_bytes().split(b"\0")
             fields = (path / "stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue
-        if int(fields[3]) == session and b"train.py" in words and b"core.processes" not in words:
-            found.append((int(fields[1]), int(path.name)))
-    return [pid for parent, pid in found if parent not in [p for _, p in found] and parent != session]
+            continue  # it has ended meanwhile
+        parents[int(path.name)] = int(fields[1])
+        if int(fields[3]) == session and b"core.processes" in words:
+            launchers.add(int(path.name))
+    return [pid for pid, parent in parents.items() if parent in launchers]
+
+
+def test_a_mistake_in_a_launched_run_of_two_processes_is_one_line(installation: Path) -> None:
+    (installation / "baseline.pth").rename(installation / "gone.pth")
+    try:
+        process = launch(installation)
+        said = process.communicate(timeout=300)[1]
+    finally:
+        (installation / "gone.pth").rename(installation / "baseline.pth")
+    lines = [line for line in said.splitlines() if not line.startswith("warning: no data/cs_weights")]
+    assert process.returncode == 2 and len(lines) == 1, said
+    assert lines[0].startswith("error: ") and "baseline.pth does not exist" in lines[0]
+    assert not (installation / "snapshots").exists()
+
+
+def test_a_launched_run_of_two_processes_is_stopped_goes_on_and_is_killed(installation: Path) -> None:
+    """SIGTERM to the launcher: everything is written, and the next start goes on; one killed ends the other, too."""
+    first = launch(installation)
+    wait_for_training(installation, first)
+    first.send_signal(signal.SIGTERM)
+    said = "".join(first.communicate(timeout=300))
+    assert first.returncode == 0, said
+    assert "the same command goes on from there" in said and "Traceback" not in said and "error" not in said
+    stopped = last_step(installation)
+    assert f"stopped by a signal after {stopped} iterations" in said
+
+    second = launch(installation)
+    reached = wait_for_training(installation, second, stopped)
+    both = trainers(second.pid)
+    assert len(both) == 2
+    os.kill(both[1], signal.SIGKILL)
+    out, said = second.communicate(timeout=300)
+    assert second.returncode == 128 + signal.SIGKILL, said
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "was killed by SIGKILL; the others were stopped" in errors[0]
+    assert not any(Path(f"/proc/{pid}").exists() for pid in both)
+    folder = installation / "logs" / "cityscapes" / "v1" / "01_gta_resnet101"
+    assert f"{stopped} iterations in all" in (folder / "log.txt").read_text()
+    steps = [e["iter"] for e in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+             if e["kind"] == "step"]
+    assert steps[:reached] == list(range(1, reached + 1))  # neither gaps nor doubles
