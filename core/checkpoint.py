@@ -6,7 +6,7 @@ published four, `run`: what an exact continuation needs.
 
 import math
 import pickle
-import zipfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,12 @@ def load(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"snapshot {path} does not exist")
     try:
-        with numpy_scalars():  # as a published file's score may be
+        with numpy_scalars(), warnings.catch_warnings():  # scalars: as a published file's score may be
+            warnings.simplefilter("ignore")  # torch warns of what is refused in one line below
             state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"snapshot {path} is damaged or holds more than tensors and plain values; not loaded") from None
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # torch raises whatever a broken file causes, from KeyError to MemoryError
         raise UserError(f"snapshot {path} cannot be read, damaged? ({_first_line(error)})") from None
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
         raise UserError(f"{path} is no snapshot: it has no `model`")
@@ -65,6 +66,12 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def has_teacher(model: Mapping[str, Tensor]) -> bool:
+    """Whether a snapshot's teacher has been begun; a baseline has none."""
+    begun = model.get("slow_init")
+    return begun is not None and begun.numel() == 1 and begun.item() > 0
 
 
 def part(model: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -111,9 +118,16 @@ def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Pat
     Returns:
         False where the snapshot has none for these parameters (another optimiser, none at all): a fresh start.
     """
-    own = optimiser.state_dict()
-    if not isinstance(saved, dict) or not saved.get("state"):
+    if not isinstance(saved, dict) or saved.get("state") is None:
         return False
+    try:
+        return len(saved["state"].items()) > 0 and _take_momentum(optimiser, saved, path)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
+        raise UserError(f"snapshot {path}: the optimiser's state in it is damaged; use an earlier snapshot") from None
+
+
+def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], path: str | Path) -> bool:
+    own = optimiser.state_dict()
     sizes = [[len(g.get("params", ())) for g in d["param_groups"]] for d in (own, saved)]
     wanted = "exp_avg" if isinstance(optimiser, torch.optim.Adam) else "momentum_buffer"
     if sizes[0] != sizes[1] or not all(wanted in s for s in saved["state"].values()):
@@ -124,6 +138,8 @@ def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Pat
         if buffer is not None and buffer.shape != parameters[index].shape:
             raise UserError(f"{path}: the optimiser's state {index} is {list(buffer.shape)}, "
                             f"the parameter {list(parameters[index].shape)}")
+        if buffer is not None and not torch.isfinite(buffer).all():
+            raise UserError(f"snapshot {path}: the optimiser's state holds NaN or infinite values; use an earlier one")
     optimiser.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
     return True
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's `main`: a UserError becomes one line on stderr and exit status 2."""
+    """Run a command's `main`: a UserError becomes one line on stderr and exit status 2; Ctrl-C one line and 130."""
     try:
         main()
     except UserError as error:
@@ -51,6 +52,10 @@ def run(main: Callable[[], None]) -> None:
         else:
             print(line, file=sys.stderr, flush=True)
         sys.exit(error.status)
+    except KeyboardInterrupt:
+        # By the user; what had to be written is written, or the next start makes it again.
+        print("interrupted", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; what it did not read is not missed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

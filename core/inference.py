@@ -26,7 +26,7 @@ def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = Fal
     model = checkpoint.load(snapshot)["model"]
     prefix = checkpoint.TEACHER if teacher else checkpoint.STUDENT
     weights = checkpoint.part(model, prefix)
-    if teacher and (not weights or model.get("slow_init", torch.zeros(1)).item() == 0):
+    if teacher and not (weights and checkpoint.has_teacher(model)):
         raise UserError(f"{snapshot} has no teacher; leave --teacher out, or name a snapshot of SAC")
     network = build(arch, num_classes)
     checkpoint.load_into(network, weights, snapshot, arch)

@@ -12,6 +12,9 @@ from yacs.config import CfgNode
 from core import checkpoint
 from core.errors import UserError
 
+# What else a run keeps in its snapshot, and needs to go on.
+OWN = {"config": str, "watch": dict, "kept": list, "log": dict, "rng": torch.Tensor}
+
 
 @dataclass
 class Progress:
@@ -50,10 +53,14 @@ def check(state: Mapping[str, Any], path: object, own: Mapping[str, Any]) -> Non
         path: where it is, for the message.
         own: seed, baseline, per_epoch of this run.
     """
-    saved = state.get("run")
-    if not isinstance(saved, dict) or not {*own, *asdict(Progress())} <= set(saved):
+    saved, kinds = state.get("run"), {k: type(v) for k, v in {**own, **asdict(Progress())}.items()} | OWN
+    if not isinstance(saved, dict) or not set(kinds) <= set(saved):
         raise UserError(f"{path} was not written by a training of this program; start from it with --resume {path} "
                         "and another --run")
+    wrong = [k for k, kind in kinds.items() if not isinstance(saved[k], kind)]
+    if wrong or min(saved[k] for k in asdict(Progress())) < 0:
+        raise UserError(f"{path} is damaged: its entry {(wrong or ['iteration'])[0]!r} makes no sense; start from an "
+                        "earlier snapshot with --resume and another --run")
     if saved["seed"] != own["seed"]:
         raise UserError(f"{path} was begun with --seed {saved['seed']}, not {own['seed']}; use that, or another --run")
     if saved["baseline"] != own["baseline"]:
@@ -73,9 +80,14 @@ def restore(state: Mapping[str, Any], path: object, network: nn.Module, optimise
     Learning rates are the configuration's, which may have changed.
     """
     checkpoint.load_into(network, state["model"], path, name)
+    if not isinstance(state.get("opt"), dict) or not isinstance(state["opt"].get("state"), dict):
+        raise UserError(f"{path} has no state of the optimiser; start from it with --resume and another --run")
     if state["opt"]["state"] and not checkpoint.carry_momentum(optimiser, state["opt"], path):
         raise UserError(f"{path} holds the state of another optimiser; leave MODEL.OPT as it was")
-    torch.set_rng_state(state["run"]["rng"])
+    try:
+        torch.set_rng_state(state["run"]["rng"])
+    except (RuntimeError, TypeError):
+        raise UserError(f"{path} is damaged: the random state in it is none") from None
     return Progress(**{key: state["run"][key] for key in asdict(Progress())})
 
 

@@ -102,12 +102,13 @@ def start_sac(sac: SAC, optimiser: torch.optim.Optimizer, path: str, arch: str) 
     model = state["model"]
     checkpoint.load_into(sac.backbone, checkpoint.part(model, checkpoint.STUDENT), path, arch)
     taken, left = ["student"], []
-    if "slow_init" in model and model["slow_init"].item() > 0:
+    if checkpoint.has_teacher(model):
         checkpoint.load_into(sac.slow_net, checkpoint.part(model, checkpoint.TEACHER), path, f"{arch} (teacher)")
-        if model["running_conf"].shape != sac.running_conf.shape:
-            raise UserError(f"{path}: its class prior has {len(model['running_conf'])} classes, "
+        prior = model.get("running_conf", torch.zeros(0))
+        if prior.shape != sac.running_conf.shape:
+            raise UserError(f"{path}: its class prior has {prior.numel()} classes, "
                             f"this run {len(sac.running_conf)}; see DATASET.CLASSES")
-        sac.running_conf.copy_(model["running_conf"])
+        sac.running_conf.copy_(prior)
         sac.slow_init.fill_(1)
         taken += ["teacher", "class prior"]
     else:
@@ -130,7 +131,9 @@ def _carry_over(
 ) -> tuple[int, list[str]]:
     momentum = checkpoint.carry_momentum(optimiser, state.get("opt"), path)
     (taken if momentum else left).append("the optimiser's momentum")
-    epoch = int(state.get("epoch", 0))
+    epoch = state.get("epoch", 0)
+    if not isinstance(epoch, int) or epoch < 0:
+        raise UserError(f"snapshot {path}: its epoch count is {epoch!r}, not a number from 0 on")
     taken.append(f"the epoch count ({epoch})")
     left.append("learning rate and best score (this run's own)")
     return epoch, [f"from {path} taken: {', '.join(taken)}", f"from {path} not taken: {', '.join(left)}"]

@@ -1,10 +1,14 @@
 """TRAIN.PRECISION: bfloat16 around the networks alone, and close to float32."""
 
 import copy
+from pathlib import Path
+from statistics import mean
 
 import batches
 import pytest
+import small_tree
 import torch
+from runs import Run
 from torch import nn
 
 import core.steps
@@ -58,6 +62,25 @@ def test_the_losses_are_within_2_percent_of_float32_s() -> None:
     assert exact != rough
     for ours, other in zip(exact, rough, strict=True):
         assert other == pytest.approx(ours, rel=0.02)
+
+
+def test_a_hundred_iterations_of_training(tmp_path: Path) -> None:
+    """The loss within 2 %, the student's mIoU within a point."""
+    tree = tmp_path / "tree"
+    small_tree.make(tree)
+    settings = ("TRAIN.NUM_EPOCHS 25 LOG.ITER_VAL 25 LOG.ITER_TARGET 100 TRAIN.SNAPSHOT_ITER 1000 MODEL.OPT Adam "
+                "MODEL.LR 3e-3 MODEL.BASELINE True DATASET.RND_JITTER 0 DATASET.RENORM_SOURCE False").split()
+    found = {}
+    for precision in ("float32", "bfloat16"):
+        run = Run(tmp_path / precision, tree, *settings, "TRAIN.PRECISION", precision)
+        assert run.start().wait() == 0
+        loss = [e["loss_ce"] for e in run.metrics("step")]
+        found[precision] = loss, {e["list"]: e["miou"] for e in run.metrics("val")}
+    (exact, scores), (rough, others) = found.values()
+    assert len(exact) == 100 and exact != rough
+    assert mean(exact[-10:]) < 0.9 * mean(exact[:10])  # it learns
+    assert mean(rough[-10:]) == pytest.approx(mean(exact[-10:]), rel=0.02)
+    assert others == pytest.approx(scores, abs=0.01) and max(scores.values()) > 0.05
 
 
 @pytest.mark.parametrize(
