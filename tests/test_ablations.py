@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import small_tree
 import torch
+from runs import Stub
 
 import datasets
+import models
 from core import checkpoint, config
 from core.run import Run
 from core.trainer import Trainer
@@ -43,8 +45,16 @@ def pairs(name: str) -> list[str]:
     return line[line.index("--set") + 1 :]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_network() -> Iterator[None]:
+    """What is looked at is the method, not the network."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.NETWORKS, "deeplabv2_resnet18", Stub)
+        yield
+
+
 @pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(small_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lists of a few random images, a baseline's snapshot, importance weights."""
     root = tmp_path_factory.mktemp("tree")
     small_tree.make(root)
@@ -149,7 +159,7 @@ def two_steps(name: str, tree: Path, folder: Path) -> tuple[Trainer, Seen]:
     run = trainer(name, tree, folder)
     run.train_step = seen = Seen(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", lambda *_: None)  # 150 MB each, and not what is tested here
+        patch.setattr(checkpoint, "save", lambda *_: None)  # not what is tested here
         run.fit()
     return run, seen
 
