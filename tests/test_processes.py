@@ -290,7 +290,7 @@ def launch(installation: Path, *overrides: str) -> subprocess.Popen[str]:
 
 def wait_for_training(installation: Path, process: subprocess.Popen[str], after: int = -1) -> int:
     """Until there is a snapshot of a later iteration than `after`; its iterations."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while time.monotonic() < end and process.poll() is None:
         if (step := last_step(installation)) > after:
             return step
@@ -323,7 +323,7 @@ def test_a_mistake_in_a_launched_run_of_two_processes_is_one_line(installation: 
     (installation / "baseline.pth").rename(installation / "gone.pth")
     try:
         process = launch(installation)
-        said = process.communicate(timeout=300)[1]
+        said = process.communicate(timeout=600)[1]
     finally:
         (installation / "gone.pth").rename(installation / "baseline.pth")
     lines = [line for line in said.splitlines() if not line.startswith("warning: no data/cs_weights")]
@@ -337,7 +337,7 @@ def test_a_launched_run_of_two_processes_is_stopped_goes_on_and_is_killed(instal
     first = launch(installation)
     wait_for_training(installation, first)
     first.send_signal(signal.SIGTERM)
-    said = "".join(first.communicate(timeout=300))
+    said = "".join(first.communicate(timeout=600))
     assert first.returncode == 0, said
     assert "the same command goes on from there" in said and "Traceback" not in said and "error" not in said
     stopped = last_step(installation)
@@ -348,7 +348,7 @@ def test_a_launched_run_of_two_processes_is_stopped_goes_on_and_is_killed(instal
     both = trainers(second.pid)
     assert len(both) == 2
     os.kill(both[1], signal.SIGKILL)
-    out, said = second.communicate(timeout=300)
+    out, said = second.communicate(timeout=600)
     assert second.returncode == 128 + signal.SIGKILL, said
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and "was killed by SIGKILL; the others were stopped" in errors[0]
