@@ -190,6 +190,19 @@ def test_an_end_by_max_iter_at_an_epoch_s_end(tree: Path, undisturbed: dict[str,
     same(run, undisturbed["sac"])
 
 
+def a_day_back() -> None:
+    """The clock is set back before the run goes on."""
+    now = time.time
+    time.time = lambda: now() - 86_400
+
+
+def test_a_clock_that_is_set_back(tree: Path, undisturbed: dict[str, Run], tmp_path: Path) -> None:
+    run = Run(tmp_path, tree)
+    assert run.start(also=("TRAIN.MAX_ITER", "5")).wait() == 0
+    assert run.start(before=a_day_back).wait() == 0
+    same(run, undisturbed["sac"])
+
+
 def test_a_finished_run_says_so(undisturbed: dict[str, Run]) -> None:
     run = undisturbed["sac"]
     before = run.metrics(), curves(run), sorted(run.snapshots.glob("*.pth"))

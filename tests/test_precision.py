@@ -69,7 +69,8 @@ def test_a_hundred_iterations_of_training(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     small_tree.make(tree)
     settings = ("TRAIN.NUM_EPOCHS 25 LOG.ITER_VAL 25 LOG.ITER_TARGET 100 TRAIN.SNAPSHOT_ITER 1000 MODEL.OPT Adam "
-                "MODEL.LR 3e-3 MODEL.BASELINE True DATASET.RND_JITTER 0 DATASET.RENORM_SOURCE False").split()
+                "MODEL.LR 3e-3 MODEL.BASELINE True DATASET.RND_JITTER 0 DATASET.RENORM_SOURCE False "
+                "DATASET.SCALE_FROM 1.0").split()
     found = {}
     for precision in ("float32", "bfloat16"):
         run = Run(tmp_path / precision, tree, *settings, "TRAIN.PRECISION", precision)
