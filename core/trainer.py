@@ -252,7 +252,7 @@ class Trainer:
     def _due(self) -> tuple[bool, bool]:
         """Whether the target's views, and whether the lists, are to be measured after this epoch."""
         done, final = self.progress.epoch, self.progress.epoch == self.cfg.TRAIN.NUM_EPOCHS
-        views = not self.baseline and (done % self.cfg.LOG.ITER_TARGET == 0 or final)
+        views = not self.baseline and done % self.cfg.LOG.ITER_TARGET == 0
         return views, bool(self.lists) and (done % self.cfg.LOG.ITER_VAL == 0 or final)
 
     def validate(self) -> dict[str, float]:
