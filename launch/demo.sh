@@ -46,7 +46,7 @@ train() { # RUN CONFIG [ARGUMENT ...]
 infer() { # RUN CONFIG LIST [ARGUMENT ...]
     local run=$1 config=$2 list=$3; shift 3
     "$python" infer_val.py --cfg "configs/$config.yaml" --resume "$home/snapshots/cityscapes/demo/$run/last.pth" \
-        --infer-list "$list" --mask-output-dir "$home/masks/$run/$list" --resume-output \
+        --infer-list "$list" --mask-output-dir "$home/masks/$run/$list" --resume-output --scales 0.5 \
         --set DATASET.ROOT $data "$@"
 }
 evaluate() { # RUN
@@ -70,7 +70,7 @@ stage evaluate_baseline evaluate baseline
 stage evaluate_sac evaluate sac
 if [ $oracle = yes ]; then
     stage oracle train oracle demo --set DATASET.ROOT $data TRAIN.TASK train_cityscapes DATASET.RENORM_SOURCE False \
-        TRAIN.NUM_EPOCHS 12
+        TRAIN.NUM_EPOCHS 11
     stage infer_oracle infer oracle demo val_cityscapes
     stage evaluate_oracle evaluate oracle
 fi

@@ -91,7 +91,8 @@ def develop(p: Painter, image: np.ndarray) -> np.ndarray:
     style = p.style
     mix = style.saturation * np.eye(3) + (1 - style.saturation) / 3  # [3,3]
     mix = np.insert(style.contrast * mix, 3, 0.5 - 0.5 * style.contrast, axis=1)  # [3,4]
-    image = cv2.transform(image, mix * np.array(style.gain)[:, None] * p.rng.normal(1, 0.06))
+    light = p.rng.normal(0, style.exposure) + p.rng.normal(0, style.cast, 3)  # the logarithm, by channel
+    image = cv2.transform(image, mix * (np.array(style.gain) * np.exp(light))[:, None])
     y, x = np.linspace(-1, 1, p.height)[:, None], np.linspace(-1, 1, p.width)
     image *= (1 - style.vignette * (x**2 + y**2) / 2)[..., None].astype(np.float32)
     if style.blur:

@@ -96,6 +96,7 @@ def pavement(p: Painter, street: Street, side: int) -> list[Thing]:
     things: list[Thing] = []
     width = street.walk[side] - street.half - 0.8
     for name, (paint, near, far, reach) in KERB.items():
+        far = near + p.style.rates["reach"] * (far - near)
         for z in p.rng.uniform(near, far, p.rng.poisson(p.style.rates[name] * (far - near))):
             x = side * (street.half + 0.5 + p.rng.random() * reach * width)
             if not street.crosses(z):
@@ -138,7 +139,7 @@ def zebra_crossing(p: Painter, street: Street) -> list[Thing]:
         return []
     things = [vehicle(p, 1, side * (street.half + p.rng.uniform(3, 9)), (start + end) / 2, side * np.pi / 2)
               for side in (-1, 1) if p.chance("traffic")]
-    for z in start - p.rng.uniform(1.5, 3.5, p.rng.poisson(1.0)):
+    for z in start - p.rng.uniform(1.5, 3.5, p.rng.poisson(6 * p.style.rates["person"])):
         things.append((3, z, objects.person, (p.rng.uniform(-1, 1) * street.half, z)))
     return things
 
