@@ -16,11 +16,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core import config, distributed, visual
+from core.cli import Parser, UserError, run
 from core.compute import Compute, uses_bfloat16
-from core.errors import Parser, UserError, run
 from core.files import atomic_write, write_bytes
 from core.inference import Predictor, load_network
-from core.parallel import cores
+from core.threads import cores
 from datasets import labels, lists
 from datasets.source import Images
 

@@ -1,7 +1,7 @@
 """Train the ABN baseline or SAC (docs/method.md)."""
 
 from core import config
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.run import Run
 from core.trainer import Trainer
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import atomic_write
-from core.safe import numpy_scalars
+from core.tensor_files import numpy_scalars
 
 PREFIX = "module."
 STUDENT, TEACHER = "backbone.", "slow_net."

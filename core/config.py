@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import read_yaml
 
 

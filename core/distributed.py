@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from core.errors import Fault, UserError
+from core.cli import Fault, UserError
 
 _agreement: dist.ProcessGroup | None = None  # a CPU group: agreeing on a flag must not wait for the GPU
 

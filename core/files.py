@@ -9,7 +9,7 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-from core.errors import UserError
+from core.cli import UserError
 
 MAX_YAML_BYTES = 100_000  # configurations and label sets have a few thousand
 

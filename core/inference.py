@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from core import checkpoint
+from core.cli import UserError
 from core.compute import Compute
-from core.errors import UserError
 from datasets.transforms import normalise
 from models import build, consistency, upsampling
 

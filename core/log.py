@@ -14,8 +14,8 @@ import numpy as np
 from tensorboardX import summary
 from tqdm import tqdm
 
-from core.errors import UserError
-from core.events import Events, event_files
+from core.cli import UserError
+from core.tensorboard import Events, event_files
 
 LOGGER = logging.getLogger("sac")  # modules that know no Log say what they have to say here
 METRICS = "metrics.jsonl"
@@ -53,7 +53,7 @@ class _Lines(logging.Handler):
 class _Text(logging.FileHandler):
     """log.txt. What the disk refuses of it is not said here: metrics.jsonl, which counts, ends the run in one line."""
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
         """Without logging's own traceback on stderr."""
 
 

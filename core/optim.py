@@ -5,7 +5,7 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from core.errors import UserError
+from core.cli import UserError
 
 OPTIMISERS = ("SGD", "Adam")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import write_bytes
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -10,7 +10,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from core import checkpoint
-from core.errors import UserError
+from core.cli import UserError
 
 # What else a run keeps in its snapshot, and needs to go on.
 OWN = {"config": str, "watch": dict, "kept": list, "log": dict, "rng": torch.Tensor}

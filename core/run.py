@@ -15,7 +15,7 @@ import torch
 import torchvision
 
 from core import checkpoint
-from core.errors import UserError
+from core.cli import UserError
 from models.sac import SAC
 
 

@@ -7,9 +7,9 @@ from torch import nn
 from yacs.config import CfgNode
 
 from core import config, distributed, optim
+from core.cli import UserError
 from core.compute import Compute, uses_bfloat16
-from core.errors import UserError
-from core.parallel import cores
+from core.threads import cores
 from models import build
 from models.sac import SAC
 

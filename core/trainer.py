@@ -10,14 +10,14 @@ from yacs.config import CfgNode
 
 import datasets
 from core import checkpoint, config, distributed, progress, run, setup
-from core.errors import Fault, UserError
-from core.evaluation import Evaluation
+from core.alarms import Alarms
+from core.cli import Fault, UserError
 from core.files import write_bytes
 from core.log import Log, progress_bar
 from core.prepare import Preparation, constants
-from core.record import Recorder
+from core.step_log import Recorder
 from core.steps import BaselineStep, SACStep
-from core.watch import Watch
+from core.validation import Evaluation
 from datasets import labels
 from datasets.iterations import Iteration
 from datasets.replacement import Tally
@@ -56,7 +56,7 @@ class Trainer:
         self.per_epoch = data.per_epoch
         self.lists, missing, self.select = datasets.validation_lists(cfg)
         self.log = Log(place.logs, self.main)
-        self.watch = Watch(self.labels.names)
+        self.watch = Alarms(self.labels.names)
         self.tally = Tally(data.images)
         self.stopping = False
         lines = self._start(resume)

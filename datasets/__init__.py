@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 from yacs.config import CfgNode
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets import labels, lists, replacement, sampling
 from datasets.iterations import Iterations, Schedule, order
 from datasets.source import SourceTraining, UnlabelledTraining, Validation

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from core import png
-from core.errors import UserError
+from core.cli import UserError
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 
@@ -17,9 +17,11 @@ cv2.setNumThreads(0)
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 
 
-
 class DataError(UserError):
-    """A UserError about one sample; it begins with the path of the file, and a colon."""
+    """A UserError about one sample; it begins with the path of the file, and a colon.
+
+    All is in the message: of a worker's exception torch hands on no more than that.
+    """
 
     @property
     def path(self) -> str:
@@ -94,9 +96,8 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
     if not data:
         raise DataError(f"{path}: the file is empty; replace it")
     # libpng would complain on stderr in words of its own: it only gets files that are whole.
-    if data.startswith(png.SIGNATURE):
-        if problem := png.problem(data):
-            raise DataError(f"{path}: a PNG file that is {problem}; replace it")
+    if data.startswith(png.SIGNATURE) and (problem := png.problem(data)):
+        raise DataError(f"{path}: a PNG file that is {problem}; replace it")
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

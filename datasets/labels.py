@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import read_yaml
 
 IGNORE = 255

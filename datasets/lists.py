@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import write_bytes
 
 MAX_LINE_BYTES = 10_000

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets.images import DataError
 
 TRIES = 20  # of items in a row: where none of them can be used, the disk is gone rather than an image

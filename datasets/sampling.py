@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import atomic_write
-from core.safe import numpy_scalars
+from core.tensor_files import numpy_scalars
 from datasets.labels import IGNORE
 
 # {mask's file name: {class: the image's pixels of the class / all images' pixels of the class}}

@@ -38,7 +38,7 @@ keep() {
 }
 
 # run_processes COMMAND...: python COMMAND, under torchrun where there are several GPUs (NUM_GPUS, or what is there) or
-# machines (NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT); core/processes.py is torchrun with a better end. SIGTERM and
+# machines (NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT); core/torchrun.py is torchrun with a better end. SIGTERM and
 # SIGINT reach the processes, which end in their own way; the exit status is theirs.
 run_processes() {
     local gpus=${NUM_GPUS:-}
@@ -59,7 +59,7 @@ run_processes() {
         fi
         local threads=$(($(getconf _NPROCESSORS_ONLN) / gpus))
         OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} \
-            "$python" -m core.processes "${where[@]}" --nproc_per_node "$gpus" -- "$@" &
+            "$python" -m core.torchrun "${where[@]}" --nproc_per_node "$gpus" -- "$@" &
     fi
     local child=$! status=127 result signalled
     trap 'signalled=yes; kill -TERM $child 2>/dev/null || true' TERM INT

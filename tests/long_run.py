@@ -16,15 +16,14 @@ import time
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import small_tree  # noqa: E402
-import torch  # noqa: E402
-from runs import Run, same, wrap  # noqa: E402
+import small_tree
+import torch
+from runs import Run, same, wrap
 
-import models  # noqa: E402
-from core.trainer import Trainer  # noqa: E402
+import models
+from core.trainer import Trainer
 
 WARM_UP = 200  # iterations before memory is compared
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)

@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runs import Stub, kill_here, wrap
+from runs import Stub, kill_at, wrap
 
 import core.files
 import infer_val
@@ -25,7 +25,7 @@ import models
 import models.fcn
 import train
 from core import distributed
-from core.errors import UserError
+from core.cli import UserError
 from core.trainer import Trainer
 from datasets.iterations import Iterations
 
@@ -54,15 +54,7 @@ def fault_of_one() -> None:
 
 def kill_after_four_files() -> None:
     """A process kills itself before it gives a fifth file its name: in the middle of its second image."""
-    written = 0
-
-    def count() -> None:
-        nonlocal written
-        written += 1
-        if written > 4:
-            kill_here()
-
-    wrap(core.files.os, "replace", before=count)
+    wrap(core.files.os, "replace", before=kill_at(5))
 
 
 def later(action: Callable[[], None]) -> None:

@@ -7,7 +7,7 @@ import pytest
 import small_tree
 import torch
 
-from core.errors import UserError
+from core.cli import UserError
 from tools import benchmark
 from tools.benchmarks.measure import Row, in_turns, line
 

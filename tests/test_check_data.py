@@ -12,7 +12,7 @@ import pytest
 import small_tree
 from PIL import Image
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets import lists, sampling
 from datasets.lists import Sample
 from tools import check_data

@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 
 import train
 from core import config
+from core.cli import UserError
 from core.config import IGNORED, KEYS
-from core.errors import UserError
 from core.run import Run
 from tools import list_keys
 

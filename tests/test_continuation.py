@@ -14,13 +14,13 @@ import long_run
 import pytest
 import small_tree
 import torch
-from runs import Process, Run, curves, kill_here, same, wrap
+from runs import Process, Run, curves, kill_at, same, wrap
 
 import core.checkpoint
 import core.files
-from core.evaluation import Evaluation
 from core.log import Log
 from core.trainer import Trainer
+from core.validation import Evaluation
 
 EVERY = 3  # TRAIN.SNAPSHOT_ITER of runs.CONFIG
 MODES = {"sac": "False", "baseline": "True"}
@@ -64,13 +64,7 @@ class Counted:
 
 def plant(moment: str, number: int, steps: str) -> None:
     """Kill this process when it comes to this moment for the `number`th time; a byte in `steps` for each iteration."""
-    seen = 0
-
-    def count() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            kill_here()
+    count = kill_at(number)
 
     def note() -> None:
         with open(steps, "a") as file:

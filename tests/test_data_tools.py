@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from core import png
-from core.errors import UserError
+from core.cli import UserError
 from core.files import atomic_write
-from core.parallel import parallel_map
+from core.threads import parallel_map
 from datasets import lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists

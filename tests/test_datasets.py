@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets.images import read_label
 from datasets.lists import Sample
 from datasets.noise import add_noise

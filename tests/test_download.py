@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets.sampling import load_weights, save_weights
 from tools import download
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core import config
-from core.errors import UserError
+from core.cli import UserError
 from tools import estimate_memory
 
 ROOT = Path(__file__).parents[1]

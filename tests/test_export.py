@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from core import checkpoint
+from core.cli import UserError
 from core.compute import Compute
-from core.errors import UserError
 from core.inference import Predictor
 from models import build
 from models.sac import SAC

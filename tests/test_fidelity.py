@@ -270,7 +270,7 @@ def test_c10_a_baseline_s_snapshot_serves_for_inference(runs: Runs) -> None:
 
 
 def test_c9_measuring_changes_no_state() -> None:
-    """Pseudo labels for measuring, as core/evaluation.py asks for them, and those for training."""
+    """Pseudo labels for measuring, as core/validation.py asks for them, and those for training."""
     step = sac_step("avg_pool")
     before = {name: x.clone() for name, x in step.sac.state_dict().items()}
     step.label(views(), learn=False, shared=False)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runs import Stub
 
 from core import checkpoint, config, png, progress, run
-from core.errors import UserError
+from core.cli import UserError
 from core.files import read_yaml
 from core.optim import build_optimiser
 from datasets import lists

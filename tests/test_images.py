@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets.images import DataError, read_image, read_label
 
 

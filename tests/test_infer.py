@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 import infer_val
 from core import checkpoint, visual
+from core.cli import UserError
 from core.compute import Compute
-from core.errors import UserError
 from core.inference import Predictor, _starts, load_network
 from datasets import labels, lists
 from models import build

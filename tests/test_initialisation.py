@@ -8,7 +8,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from core.errors import UserError
+from core.cli import UserError
 from models import build
 from models.deeplabv2 import vgg16_bn_features
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from core.errors import UserError
+from core.cli import UserError
 from core.files import read_yaml
 from datasets import labels
 

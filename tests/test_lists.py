@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets import lists
 from datasets.lists import Sample
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from core import png
-from core.errors import UserError
+from core.cli import UserError
 from datasets.labels import CITYSCAPES, RAW_MAPS, lookup_table
 from tools import make_streets
 from tools.streets.painter import NEAR, Painter, clip, panels

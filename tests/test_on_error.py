@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import small_tree
 import torch
-from runs import Run, kill_here, same, wrap
+from runs import Run, kill_at, same, wrap
 
 import datasets
-from core.errors import UserError
+from core.cli import UserError
 from core.trainer import Trainer
 from datasets.images import DataError
 from datasets.replacement import TRIES, Skipped, Tally, Usable, usable
@@ -28,15 +28,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_at_step(number: int) -> None:
-    seen = 0
-
-    def count() -> None:
-        nonlocal seen
-        seen += 1
-        if seen == number:
-            kill_here()
-
-    wrap(Trainer, "_step", after=count)
+    wrap(Trainer, "_step", after=kill_at(number))
 
 
 def test_skip_goes_on_and_says_so_whatever_interrupts_it(damaged: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from core.errors import UserError
+from core.cli import UserError
 from core.optim import build_optimiser, parameter_groups
 from models import build
 

@@ -16,7 +16,7 @@ from runs import Run, Stub
 
 import datasets
 from core import checkpoint, config
-from core.errors import UserError
+from core.cli import UserError
 from core.prepare import Preparation
 
 ROOT = Path(__file__).parents[1]
@@ -251,7 +251,7 @@ import sys
 sys.path[:0] = [{root!r}, {tests!r}]
 import models
 import train
-from core.errors import run
+from core.cli import run
 from runs import Stub
 models.NETWORKS["deeplabv2_resnet18"] = Stub
 run(train.main)
@@ -314,7 +314,7 @@ def trainers(session: int) -> list[int]:
         except OSError:
             continue  # it has ended meanwhile
         parents[int(path.name)] = int(fields[1])
-        if int(fields[3]) == session and b"core.processes" in words:
+        if int(fields[3]) == session and b"core.torchrun" in words:
             launchers.add(int(path.name))
     return [pid for pid, parent in parents.items() if parent in launchers]
 

@@ -10,7 +10,7 @@ import torch
 from golden_data import GOLDEN
 
 from core import checkpoint
-from core.errors import UserError
+from core.cli import UserError
 from core.optim import build_optimiser
 from core.run import start_baseline, start_sac
 from models import build

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from core import config
-from core.errors import UserError
+from core.cli import UserError
 from datasets import lists
 from datasets.labels import CITYSCAPES
 from datasets.lists import Sample

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets.sampling import Weights, cumulative_tables, draw_image, load_weights, save_weights
 
 GOLDEN = Path(__file__).parent / "golden"

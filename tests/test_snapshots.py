@@ -17,7 +17,7 @@ from runs import Run
 import core.run
 import datasets
 from core import checkpoint
-from core.errors import UserError
+from core.cli import UserError
 from core.files import write_bytes
 from core.log import Log
 

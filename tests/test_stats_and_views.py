@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets import lists
 from datasets.lists import Sample
 from datasets.target import TargetTraining, make_views

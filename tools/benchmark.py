@@ -23,7 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from tools.benchmarks import commands, gpu, loading, training
 from tools.benchmarks.material import Material, Settings, given, render

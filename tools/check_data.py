@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import datasets
 from core import config, png
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.metrics import class_counts
-from core.parallel import parallel_map
+from core.threads import parallel_map
 from datasets import labels, lists, sampling
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet

@@ -15,10 +15,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from core.metrics import class_counts
-from core.parallel import parallel_map
+from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet

@@ -24,7 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import checkpoint
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from datasets import sampling
 
 EXAMPLES = """examples:

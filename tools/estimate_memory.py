@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from yacs.config import CfgNode
 
 from core import config
-from core.errors import Parser, run
+from core.cli import Parser, run
 from datasets import labels
 from models import build, set_batchnorm
 

@@ -18,10 +18,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from core.metrics import ConfusionMatrix, pair_counts
-from core.parallel import parallel_map
+from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import config
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from core.inference import SMALLEST, load_network
 from datasets import labels

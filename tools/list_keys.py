@@ -9,8 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import Parser, UserError, run
 from core.config import IGNORED, KEYS, Key
-from core.errors import Parser, UserError, run
 from core.files import read_bytes, write_bytes
 
 EXAMPLES = """examples:

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
-from core.parallel import cores
+from core.threads import cores
 from datasets.labels import CITYSCAPES, RAW_MAPS
 from tools.streets.render import LABEL_IDS, render
 from tools.streets.worlds import GAME, REAL, SYNTHIA, calm

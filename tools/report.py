@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from datasets import labels, lists
 from datasets.labels import LabelSet

@@ -10,7 +10,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import visual
-from core.errors import Parser, UserError, run
+from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
 from datasets import labels, lists
 from datasets.images import read_image, read_label

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from core import checkpoint
+from core.cli import UserError
 from core.compute import Compute, uses_bfloat16
-from core.errors import UserError
-from core.parallel import parallel_map
 from core.png import ENCODING
+from core.threads import parallel_map
 from datasets.images import read_image
 from datasets.transforms import normalise
 from models import build

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from core.compute import Compute
-from core.parallel import cores
+from core.threads import cores
 from datasets.iterations import Iterations, Schedule
 from tools.benchmarks import loading
 from tools.benchmarks.material import Material, Settings

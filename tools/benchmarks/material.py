@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from core.errors import UserError
+from core.cli import UserError
 from datasets import lists
 from datasets.lists import Sample
 

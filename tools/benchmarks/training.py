@@ -1,6 +1,5 @@
 """A training step against its networks, and what the method adds to them."""
 
-from collections.abc import Iterable
 from functools import partial
 
 import numpy as np
@@ -133,28 +132,34 @@ def _refine(settings: Settings, name: str) -> list[Row]:
         step.target_pass(views, step.label(views))
 
     times = in_turns(partial(from_fusion_to_loss, step, views, m), everything, floor, runs=settings.runs)
+    parts = dict(from_fusion_to_loss(step, views, m).ms)
     what = f"8 views of {crop[0]}x{crop[1]}, {{}}, {torch.get_num_threads()} threads; floor: 10 copies of [8,19,H,W]"
     return [
-        Row(f"refine{name}", what.format("from fusion to loss"), times[0], times[2], 2.0),
+        Row(f"refine{name}", what.format("from fusion to loss"), times[0], times[2], 2.0, parts),
         Row(f"refine_all{name}", what.format("from the logits at stride 8 to their gradient"), times[1], times[2]),
     ]
 
 
 @torch.no_grad()
-def from_fusion_to_loss(step: SACStep, views: Views, m: Iterable[Tensor]) -> Tensor:
-    """Sections 4.7 to 4.9 for 8 views whose probabilities are there: the loss, without gradient."""
-    c = step.constants
+def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Laps:
+    """Sections 4.7 to 4.9 for 8 views whose probabilities m [8,C,H,W] are there: the loss, without gradient."""
+    c, lap = step.constants, Laps()
     best = views.clean.new_empty(len(views.A), *views.padding.shape[1:])
     guess, merged = torch.empty_like(best, dtype=torch.uint8), best.new_empty(m.shape[1:])
     for start in range(0, len(m), c.views):
         image = slice(start, start + c.views)
         fused = consistency.fuse(m[image], views.padding[image], views.A[image], views.A_inv[image], c.fusion, merged)
+        lap("fusion")
         best[image], guess[image] = consistency.confidence_in_views(*fused, views.A_inv[image])
+        lap("confidence_in_views")
     chi = step.sac.running_conf
     theta = consistency.thresholds(best, guess, consistency.discount(chi, c.beta), c.upper, c.lower)
     label = consistency.pseudo_labels(best, guess, theta, views.padding)
     weight = consistency.pixel_weight(best, c.loss)
-    return consistency.focal_loss(step.student.logits.detach(), label, chi, c.focal_p, weight)
+    lap("labels_and_weights")
+    consistency.focal_loss(step.student.logits.detach(), label, chi, c.focal_p, weight)
+    lap("loss")
+    return lap
 
 
 def confusion_rows(settings: Settings) -> list[Row]:

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.errors import UserError
+from core.cli import UserError
 from core.metrics import ConfusionMatrix
-from core.parallel import parallel_map
+from core.threads import parallel_map
 from datasets import lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet

@@ -10,7 +10,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from core import config
-from core.errors import UserError
+from core.cli import UserError
 from core.files import read_yaml
 
 POINTS = 300  # of a curve; more are averaged in as many groups

@@ -7,20 +7,20 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from core.alarms import WINDOW, Alarms
 from core.log import Log
-from core.watch import WINDOW, Watch
 
 NAMES = ["road", "car", "train"]
 HEALTHY = (0.6, [True, True, True], [0.4, 0.3, 0.01])
 
 
-def names(watch: Watch, kept: float, seen: list[bool], chi: list[float] | None, steps: int) -> list[tuple[int, str]]:
+def names(watch: Alarms, kept: float, seen: list[bool], chi: list[float] | None, steps: int) -> list[tuple[int, str]]:
     """(iteration, warning) of so many equal iterations."""
     return [(i, found.name) for i in range(1, steps + 1) for found in watch.step(kept, seen, chi)]
 
 
 def test_a_healthy_run_has_no_warnings() -> None:
-    watch, rng = Watch(NAMES), random.Random(0)
+    watch, rng = Alarms(NAMES), random.Random(0)
     for i in range(5000):
         seen = [True, rng.random() < 0.5, rng.random() < 0.05]  # a rare class stays away for a hundred iterations
         chi = [0.4 + 0.1 * rng.random(), 0.3, 0.01]
@@ -31,7 +31,7 @@ def test_a_healthy_run_has_no_warnings() -> None:
 
 @pytest.mark.parametrize("kept, name", [(0.0, "kept_near_0"), (0.009, "kept_near_0"), (1.0, "kept_near_1")])
 def test_share_of_kept_pixels(kept: float, name: str) -> None:
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     assert names(watch, *HEALTHY, 50) == []
     assert names(watch, kept, HEALTHY[1], HEALTHY[2], WINDOW - 1) == []
     assert watch.step(*HEALTHY) == []  # once is enough to start anew
@@ -40,7 +40,7 @@ def test_share_of_kept_pixels(kept: float, name: str) -> None:
 
 
 def test_a_class_that_vanishes() -> None:
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     assert names(watch, *HEALTHY, 100) == []
     assert names(watch, 0.6, [True, True, False], HEALTHY[2], 2 * WINDOW) == [(WINDOW, "vanished/train")]
     assert names(watch, 0.6, [True, False, False], HEALTHY[2], 2 * WINDOW) == [(WINDOW, "vanished/car")]
@@ -48,7 +48,7 @@ def test_a_class_that_vanishes() -> None:
 
 
 def test_a_class_that_was_rare_must_stay_away_longer() -> None:
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     for i in range(1000):
         assert watch.step(0.6, [True, True, i % 50 == 0], None) == []
     found = names(watch, 0.6, [True, True, False], None, 2000)
@@ -56,22 +56,22 @@ def test_a_class_that_was_rare_must_stay_away_longer() -> None:
 
 
 def test_a_class_that_never_was_does_not_vanish() -> None:
-    assert names(Watch(NAMES), 0.6, [True, True, False], None, 10 * WINDOW) == []
+    assert names(Alarms(NAMES), 0.6, [True, True, False], None, 10 * WINDOW) == []
 
 
 def test_a_collapsing_class_prior() -> None:
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     found = []
     for i in range(100):
         share = 0.4 + 0.59 * i / 99  # of road
         found += [(share, f) for f in watch.step(0.6, [True] * 3, [share, (1 - share) * 0.9, (1 - share) * 0.1])]
     assert [f.name for _, f in found] == ["collapse"] and 0.8 < found[0][0] < 0.95
     assert "road has 9" in found[0][1].text or "road has 8" in found[0][1].text
-    assert names(Watch(NAMES), 0.6, [True] * 3, [0.97, 0.02, 0.01], 10) == []  # as it began
+    assert names(Alarms(NAMES), 0.6, [True] * 3, [0.97, 0.02, 0.01], 10) == []  # as it began
 
 
 def test_a_validation_that_falls() -> None:
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     assert watch.validation("val", 0.45) == [] == watch.validation("other", 0.1)
     assert watch.validation("val", 0.301) == []
     assert [f.name for f in watch.validation("val", 0.299)] == ["fall/val"]
@@ -80,11 +80,11 @@ def test_a_validation_that_falls() -> None:
 
 def test_memory_is_plain_and_enough() -> None:
     """What a snapshot holds of it makes another go on as the first."""
-    watch = Watch(NAMES)
+    watch = Alarms(NAMES)
     names(watch, *HEALTHY, 100)
     names(watch, 0.0, [True, True, False], HEALTHY[2], WINDOW - 1)
     watch.validation("val", 0.5)
-    other = Watch(NAMES)
+    other = Alarms(NAMES)
     other.memory = json.loads(json.dumps(watch.memory))
     for w in (watch, other):
         assert {f.name for f in w.step(0.0, [True, True, False], HEALTHY[2])} == {"kept_near_0", "vanished/train"}
@@ -95,7 +95,7 @@ def test_memory_is_plain_and_enough() -> None:
 def test_a_warning_is_in_all_logs(tmp_path: Path) -> None:
     log = Log(tmp_path)
     log.begin(0)
-    found = Watch(NAMES)
+    found = Alarms(NAMES)
     found.validation("val", 0.5)
     (finding,) = found.validation("val", 0.1)
     log.warning({"epoch": 2, "iter": 7, **finding._asdict()})

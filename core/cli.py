@@ -47,7 +47,7 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         line = "error: " + " ".join(str(error).split())
         if folder := os.environ.get("SAC_ERRORS"):
-            # Several processes may have the same to say: core/processes.py says it once.
+            # Several processes may have the same to say: core/torchrun.py says it once.
             Path(folder, os.environ["RANK"]).write_text(line, encoding="utf-8")
         else:
             print(line, file=sys.stderr, flush=True)

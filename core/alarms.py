@@ -15,7 +15,7 @@ class Finding(NamedTuple):
     text: str
 
 
-class Watch:
+class Alarms:
     """What has to be remembered between iterations, all of it plain numbers.
 
     Args:

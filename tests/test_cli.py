@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.errors import Fault, UserError, run
+from core.cli import Fault, UserError, run
 
 
 @pytest.mark.parametrize(

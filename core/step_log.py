@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from core import distributed
-from core.errors import UserError
+from core.alarms import Alarms
+from core.cli import UserError
 from core.log import Log
-from core.watch import Watch
 
 LOSSES = ("loss_ce", "self_ce")
 SHOWN = (*LOSSES, "kept")
@@ -28,7 +28,7 @@ class Recorder:
         every: iterations between two readings.
     """
 
-    def __init__(self, log: Log, watch: Watch, names: Sequence[str], images: int, every: int) -> None:
+    def __init__(self, log: Log, watch: Alarms, names: Sequence[str], images: int, every: int) -> None:
         self.log, self.watch, self.names, self.images, self.every = log, watch, names, images, every
         self._pending: list[tuple[dict[str, Any], Values, Callable[[], list[str]]]] = []
         self.start()

@@ -1,4 +1,4 @@
-"""torchrun whose exit status is that of its processes: `python -m core.processes [torchrun's options] SCRIPT ...`.
+"""torchrun whose exit status is that of its processes: `python -m core.torchrun [torchrun's options] SCRIPT ...`.
 
 By itself torchrun makes 1 and a page of traceback of whatever its processes end with, and when it gets a signal it
 gives them 30 seconds. Here the first failure's own status is handed on, what several processes have to say alike is
