@@ -2,7 +2,7 @@
 
 from core import config
 from core.cli import Parser, UserError, run
-from core.run import Run
+from core.run_folder import Run
 from core.trainer import Trainer
 
 EXAMPLES = """examples:
@@ -29,8 +29,8 @@ def main() -> None:
     if args.seed < 0 or (args.workers or 0) < 0:
         raise UserError(f"--{'seed' if args.seed < 0 else 'workers'}: expected a whole number >= 0")
     cfg, notes = config.load(args.cfg, args.pairs)
-    place = Run(args.exp, args.run, args.dataloader, args.snapshot_dir, args.logdir)
-    Trainer(cfg, place, args.resume, args.seed, args.workers, notes).fit()
+    folder = Run(args.exp, args.run, args.dataloader, args.snapshot_dir, args.logdir)
+    Trainer(cfg, folder, args.resume, args.seed, args.workers, notes).fit()
 
 
 if __name__ == "__main__":

@@ -161,6 +161,11 @@ class Best:
         """The best score so far; 0 without any."""
         return max((score for score, _, _ in self.kept), default=0.0)
 
+    @property
+    def result(self) -> Path:
+        """The best snapshot of those kept, the earlier at a tie."""
+        return self.folder / min(self.kept, key=lambda entry: (-entry[0], entry[1]))[2]
+
     def begin(self) -> None:
         """A new run owns no snapshot that lies there already."""
         self._written.unlink(missing_ok=True)

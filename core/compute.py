@@ -1,9 +1,19 @@
-"""How the networks run: device, precision, micro-batches. What they compute does not depend on it, but for rounding."""
+"""The device: batches come to it and are normalised; networks run on it in some precision and by micro-batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from core import distributed
+from datasets.iterations import Iteration
+from datasets.source import ImageBatch, SourceBatch
+from datasets.target import TargetBatch
+from datasets.transforms import normalise
+
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and deviation of red, green, blue, in 0 ... 1
 
 
 class Compute:
@@ -12,7 +22,7 @@ class Compute:
     Args:
         device: where.
         bfloat16: autocast around the networks, and around nothing else.
-        micro_batch: images in a forward pass; 0 = all.
+        micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
     """
 
@@ -25,10 +35,17 @@ class Compute:
             logits = network(image, seeds)
         return logits.float()
 
-    def slices(self, n: int) -> Iterator[slice]:
-        """The micro-batches of `n` images."""
-        step = self.micro_batch or n
-        return (slice(i, min(i + step, n)) for i in range(0, n, step))
+    def slices(self, n: int, largest: int | None = None) -> Iterator[slice]:
+        """The micro-batches of `n` images.
+
+        Args:
+            n: images of this process; where it has none, there is one empty slice.
+            largest: the most that a process has. Where given, all processes get as many slices, of which the last may
+                be empty: synchronised BatchNorm waits for every process in every pass.
+        """
+        largest = max(1, n if largest is None else largest)
+        step = self.micro_batch or largest
+        return (slice(min(i, n), min(i + step, n)) for i in range(0, largest, step))
 
     def called(self, network: nn.Module) -> nn.Module:
         """The network as it is called: compiled, where that is wanted."""
@@ -40,3 +57,88 @@ def uses_bfloat16(precision: str, device: torch.device) -> bool:
     return precision == "bfloat16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
+
+
+class Source(NamedTuple):
+    """This process's source images on the device."""
+
+    image: Tensor  # float32 [n,3,H,W], normalised
+    label: Tensor  # any integer type [n,H,W], 255 = ignored
+    seeds: Tensor  # int64 [n], of the dropout
+    total: int  # B, over all processes
+
+
+class Images(NamedTuple):
+    """This process's unlabelled target images on the device, in the baseline."""
+
+    image: Tensor  # float32 [n,3,H,W], normalised
+    total: int  # over all processes
+
+
+class Views(NamedTuple):
+    """This process's views of target images on the device, in the order of the batch (section 4.2)."""
+
+    noisy: Tensor  # x̂, float32 [n,3,H,W], normalised: the student's
+    clean: Tensor  # x, likewise: the teacher's
+    padding: Tensor  # bool [n,H,W]
+    A: Tensor  # [n,2,3], reference coordinates -> view
+    A_inv: Tensor  # [n,2,3]
+    seeds: Tensor  # int64 [n], of the student's dropout
+    total: int  # N·T, over all processes; n where this process's images are its own
+
+
+class Inputs:
+    """From what the loader gives to what a step takes: on the device, normalised, with the seeds of the dropout.
+
+    Args:
+        device: where it goes.
+        source: what the source is normalised with.
+        target: what the target, and everything that is validated, is normalised with.
+        totals: source images, and target images or views, per iteration over all processes.
+        seed: of the run.
+    """
+
+    SOURCE, TARGET = 4, 5  # streams of random numbers; those of the data are in datasets
+
+    def __init__(
+        self, device: torch.device, source: Statistics, target: Statistics, totals: tuple[int, int], seed: int
+    ) -> None:
+        self.device, self.statistics, self.totals, self.seed = device, (source, target), totals, seed
+
+    def __call__(self, batch: Iteration, epoch: int, iteration: int) -> tuple[Source | None, Views | Images]:
+        """Both domains of an iteration, whose numbers decide on the dropout."""
+        (b, nt), source = self.totals, None
+        if batch.source is not None:
+            image, label, padding, _ = self.moved(batch.source)
+            image = normalise(image, padding, *self.statistics[0])
+            source = Source(image, label, dropout_seeds((self.seed, self.SOURCE, epoch, iteration), b), b)
+        if isinstance(batch.target, TargetBatch):
+            return source, self.views(batch.target, dropout_seeds((self.seed, self.TARGET, epoch, iteration), nt), nt)
+        return source, Images(self.images(batch.target), nt)
+
+    def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
+        """Views, this process's of `total` ones, normalised (section 5.7)."""
+        noisy, clean, padding, a, a_inv, _ = self.moved(batch)
+        noisy, clean = (normalise(image, padding, *self.statistics[1]) for image in (noisy, clean))
+        return Views(noisy, clean, padding, a, a_inv, seeds, total)
+
+    def images(self, batch: SourceBatch | ImageBatch) -> Tensor:
+        """Images normalised with the target's statistics -> float32 [B,3,H,W]."""
+        moved = self.moved(batch)
+        return normalise(moved.image, moved.padding, *self.statistics[1])
+
+    def moved(self, batch: NamedTuple) -> NamedTuple:
+        """A batch on the device, without waiting for it."""
+        return type(batch)(*(x.to(self.device, non_blocking=True) for x in batch))
+
+
+def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
+    """A seed for the dropout of each of this process's images, int64 [n], by the image's place in the whole batch.
+
+    Args:
+        key: the run's seed and what tells this batch from all others, each >= 0.
+        total: images of the batch over all processes.
+    """
+    here = distributed.share(total)
+    sequences = (np.random.SeedSequence((*key, place)) for place in range(here.start, here.stop))
+    return torch.tensor([int(s.generate_state(1, np.uint64)[0] >> 1) for s in sequences], dtype=torch.int64)

@@ -111,6 +111,8 @@ KEYS = (
     Key("MODEL.LR", 3e-4, AT_LEAST0, "learning rate of pretrained weights; biases x2, new layers x10 and x20"),
     Key("MODEL.MOMENTUM", 0.9, Rule("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1),
         "momentum of SGD"),
+    Key("MODEL.BETA1", 0.5, Rule("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1),
+        "first beta of Adam"),
     Key("MODEL.WEIGHT_DECAY", 1e-5, AT_LEAST0, "weight decay of weights; biases have none"),
     Key("MODEL.LR_TARGET", 1.0, AT_LEAST0, "weight of the target's loss L_t beside the source's"),
     Key("MODEL.STAT_MOMENTUM", 0.99, SHARE, "γ_χ: momentum of the class prior χ"),
@@ -131,7 +133,7 @@ KEYS = (
 )
 
 # In the authors' files; they mean nothing here.
-IGNORED = ("LOG.ITER_TRAIN", "MODEL.BETA1", "MODEL.RUN_CONF_MOMENT")
+IGNORED = ("LOG.ITER_TRAIN", "MODEL.RUN_CONF_MOMENT")
 
 
 def defaults() -> CfgNode:
@@ -257,18 +259,6 @@ def _check_together(cfg: CfgNode) -> None:
         raise UserError("MODEL.OPT_NESTEROV needs MODEL.OPT SGD and a MODEL.MOMENTUM above 0")
     if cfg.VAL.SELECT and cfg.VAL.LISTS and cfg.VAL.SELECT not in cfg.VAL.LISTS:
         raise UserError(f"VAL.SELECT = {cfg.VAL.SELECT} is not one of VAL.LISTS = {cfg.VAL.LISTS}")
-
-
-def check_processes(cfg: CfgNode, processes: int) -> None:
-    """Refuse batches that the processes cannot share evenly, naming what would do."""
-    batch, views = cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.NUM_GROUPS * (1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE)
-    if batch % processes or views % processes:
-        fits = [p for p in range(1, processes) if batch % p == 0 and views % p == 0]
-        target = "NUM_GROUPS" if cfg.MODEL.BASELINE else "NUM_GROUPS x GROUP_SIZE"
-        raise UserError(
-            f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
-            f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
-        )
 
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:

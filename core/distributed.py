@@ -5,11 +5,12 @@ What is communicated is visible where it is called, in the trainer; the networks
 
 import datetime
 import os
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from core.cli import Fault, UserError
@@ -58,6 +59,26 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def split(total: int, number: int, count: int) -> slice:
+    """Which of `total` things in a row are process `number`'s of `count`: as evenly as it goes, in their order."""
+    return slice(total * number // count, total * (number + 1) // count)
+
+
+def share(total: int) -> slice:
+    """Which of `total` things in a row are this process's."""
+    return split(total, rank(), size())
+
+
+def most_of(total: int) -> int:
+    """The most of `total` things that a process has."""
+    return -(-total // size())
+
+
+def cuts(total: int, together: int) -> bool:
+    """Whether `share` puts some of `together` neighbours on different processes."""
+    return any(split(total, number, size()).start % together for number in range(size()))
+
+
 def total(x: Tensor) -> Tensor:
     """Sum of `x` (any shape, the same everywhere) over the processes."""
     if size() > 1:
@@ -66,20 +87,58 @@ def total(x: Tensor) -> Tensor:
     return x
 
 
-def mean(x: Tensor) -> Tensor:
-    """Mean of `x` (float, any shape, the same everywhere) over the processes."""
-    return total(x) / size() if size() > 1 else x
+def totals(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums of all values (any shapes, the same everywhere) over the processes, in one exchange."""
+    flat = total(torch.cat([value.flatten().float() for value in values.values()]))
+    sums = flat.split([value.numel() for value in values.values()])
+    return {name: x.view_as(value) for (name, value), x in zip(values.items(), sums, strict=True)}
 
 
-def gather_views(x: Tensor) -> Tensor:
-    """`x` [n, ...] of every process, in the order of the processes: [size·n, ...]."""
+def gather(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
+    """Every process's share [n, ...] of each tensor, in the order of the processes: [count, ...]."""
+    return [_gather(x, count) for x in tensors]
+
+
+def _gather(x: Tensor, count: int) -> Tensor:
     if size() == 1:
         return x
-    # Neither back end sends booleans.
-    sent = x.to(torch.uint8) if x.dtype == torch.bool else x
-    parts = [torch.empty_like(sent, memory_format=torch.contiguous_format) for _ in range(size())]
-    dist.all_gather(parts, sent.contiguous())
-    return torch.cat(parts).to(x.dtype)
+    # Shares may differ by one, and neither back end sends booleans.
+    kind = torch.uint8 if x.dtype == torch.bool else x.dtype
+    sent = torch.zeros(most_of(count), *x.shape[1:], dtype=kind, device=x.device)
+    sent[: len(x)] = x
+    parts = [torch.empty_like(sent) for _ in range(size())]
+    dist.all_gather(parts, sent)
+    shares = (split(count, number, size()) for number in range(size()))
+    return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares, strict=True)]).to(x.dtype)
+
+
+BUCKET = 2**23  # numbers that are summed at once: 32 MB
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add up the gradients of all processes, in an order that never changes: then a run continues bit for bit.
+
+    A parameter without gradient counts with zeros: a process may have no images.
+    """
+    if size() == 1:
+        return
+    bucket: list[nn.Parameter] = []
+    for parameter in parameters:
+        bucket.append(parameter)
+        if sum(p.numel() for p in bucket) >= BUCKET:
+            _sum_bucket(bucket)
+            bucket = []
+    if bucket:
+        _sum_bucket(bucket)
+
+
+def _sum_bucket(parameters: list[nn.Parameter]) -> None:
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(flat)
+    sums = flat.split([p.numel() for p in parameters])
+    for parameter, gradient, x in zip(parameters, gradients, sums, strict=True):
+        parameter.grad = gradient.copy_(x.view_as(gradient))
 
 
 def largest(n: int) -> int:
@@ -89,11 +148,6 @@ def largest(n: int) -> int:
     numbers = torch.tensor([n])
     dist.all_reduce(numbers, dist.ReduceOp.MAX, group=_agreement)
     return int(numbers.item())
-
-
-def any_process(flag: bool) -> bool:
-    """Whether any process has raised its flag; all get the same answer."""
-    return largest(int(flag)) > 0
 
 
 def gather_text(text: str) -> list[str]:
@@ -119,7 +173,7 @@ def agree(error: Exception | None) -> None:
         raise error
     for number, text in enumerate(said):
         if text:
-            raise Fault(f"process {number} cannot go on: {text.splitlines()[-1]}")
+            raise Fault(f"process {number} cannot continue: {text.splitlines()[-1]}")
 
 
 def on_first(action: Callable[[], Any]) -> Any:
@@ -134,3 +188,49 @@ def on_first(action: Callable[[], Any]) -> Any:
         raise UserError(error)
     return result
 
+
+def from_first(action: Callable[[], Any]) -> Any:
+    """Do on the first process what needs its disk, and hand the result (plain values, CPU tensors) to all of them."""
+    result = [on_first(action)]
+    if size() > 1:
+        dist.broadcast_object_list(result, src=0, group=_agreement)
+    return result[0]
+
+
+READ, SKIPPED, STOP = 1, 2, 3  # what a process may want before an iteration; the largest counts
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and everything up to here is written."""
+
+
+class Agreement:
+    """Lets all processes stop at the same point where one of them has to, for a signal or an error."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+
+    def heed_signals(self) -> None:
+        """From now on SIGTERM and SIGINT ask to stop at the next agreement; a second one changes nothing."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: setattr(self, "stopping", True))
+
+    def __call__(self, error: Exception | None = None, wanted: int = 0, save: Callable[[], None] | None = None) -> int:
+        """The most that any process wants.
+
+        Args:
+            error: what this process has run into.
+            wanted: READ, SKIPPED or 0.
+            save: called before all processes stop.
+
+        Raises:
+            Stopped: on all processes, after a signal to one; or the error, on the others a Fault that tells of it.
+        """
+        # One exchange of a number for all of it.
+        most = largest(STOP if self.stopping or error is not None else wanted)
+        if most < STOP:
+            return most
+        if save is not None:
+            save()
+        agree(error)
+        raise Stopped("stopped by a signal")

@@ -11,7 +11,8 @@ from core import checkpoint
 from core.cli import UserError
 from core.compute import Compute
 from datasets.transforms import normalise
-from models import build, consistency, upsampling
+from models import build
+from models.consistency import classes, confidence, upsample
 
 OVERLAP = 1 / 3  # of neighbouring windows
 SMALLEST = 8  # pixels of a side that every network takes
@@ -64,9 +65,9 @@ class Predictor:
         x = normalise(image[None].to(self.compute.device), None, self.mean, self.std)  # [1,3,H,W]
         if probabilities or self.flip or list(self.scales) != [1.0] or self._windows(x):
             mean = self.probabilities(x)
-            return upsampling.highest(mean, blockwise=True)[1], mean if probabilities else None
+            return confidence(mean[None])[1][0], mean if probabilities else None
         height, width = x.shape[2:]
-        return upsampling.classes(*self._stride_8(x))[0, :height, :width], None
+        return classes(*self._stride_8(x))[0, :height, :width], None
 
     @torch.inference_mode()
     def probabilities(self, x: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class Predictor:
     def logits(self, x: Tensor) -> Tensor:
         """Logits of a normalised image [1,3,H,W] at its own size -> [1,C,H,W], float32."""
         logits, size = self._stride_8(x)
-        return consistency.upsample(logits, size)[:, :, : x.shape[2], : x.shape[3]]
+        return upsample(logits, size)[:, :, : x.shape[2], : x.shape[3]]
 
     def _stride_8(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Logits [1,C,h,w] of [1,3,H,W], and the size that they are of.

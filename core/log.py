@@ -14,6 +14,7 @@ import numpy as np
 from tensorboardX import summary
 from tqdm import tqdm
 
+from core import distributed
 from core.cli import UserError
 from core.tensorboard import Events, event_files
 
@@ -36,6 +37,12 @@ class _Screen:
         except OSError:
             pass
 
+    def isatty(self) -> bool:
+        try:
+            return sys.stderr.isatty()
+        except (AttributeError, ValueError):  # there is none, or it is closed
+            return False
+
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)
 
@@ -47,6 +54,8 @@ class _Lines(logging.Handler):
     """Lines on the screen that leave a progress bar whole."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "progress", False) and SCREEN.isatty():  # which has the bar
+            return
         tqdm.write(self.format(record), file=SCREEN)
 
 
@@ -156,6 +165,10 @@ class Log:
         """A line for people."""
         LOGGER.info(text)
 
+    def progress(self, text: str) -> None:
+        """A line on how far the run is; a terminal shows the bar instead."""
+        LOGGER.info(text, extra={"progress": True})
+
     def warn(self, text: str) -> None:
         """A line for people that they should not miss."""
         LOGGER.warning(text)
@@ -221,5 +234,6 @@ class Log:
 
 
 def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
-    """A tqdm bar that survives the end of its terminal."""
-    return tqdm(*args, file=SCREEN, dynamic_ncols=True, **kwargs)
+    """A tqdm bar on the first process's terminal, if it has one, that survives the terminal's end."""
+    disable = distributed.rank() != 0 or not SCREEN.isatty()
+    return tqdm(*args, file=SCREEN, dynamic_ncols=True, disable=disable, **kwargs)

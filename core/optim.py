@@ -10,7 +10,7 @@ from core.cli import UserError
 OPTIMISERS = ("SGD", "Adam")
 
 
-class Group(TypedDict):
+class ParameterGroup(TypedDict):
     """One of torch.optim's parameter groups."""
 
     params: list[nn.Parameter]
@@ -18,7 +18,7 @@ class Group(TypedDict):
     weight_decay: float
 
 
-def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[Group]:
+def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[ParameterGroup]:
     """The network's parameters in four groups, each in the order of the network.
 
     Pretrained weights (lr, with decay), pretrained biases (2 lr, without), new layers' weights (10 lr, with
@@ -31,7 +31,7 @@ def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list
         weight_decay: the decay of all weights, >= 0.
     """
     new = {id(parameter) for module in network.new_modules() for parameter in module.parameters()}
-    groups: list[Group] = [
+    groups: list[ParameterGroup] = [
         {"params": [], "lr": lr, "weight_decay": weight_decay},
         {"params": [], "lr": 2 * lr, "weight_decay": 0.0},
         {"params": [], "lr": 10 * lr, "weight_decay": weight_decay},
@@ -44,9 +44,9 @@ def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list
 
 
 def build_optimiser(
-    network: nn.Module, name: str, lr: float, momentum: float, nesterov: bool, weight_decay: float
+    network: nn.Module, name: str, lr: float, momentum: float, nesterov: bool, weight_decay: float, beta1: float = 0.5
 ) -> torch.optim.Optimizer:
-    """SGD, or Adam with betas 0.5 and 0.999 (momentum and nesterov are SGD's), over the four groups.
+    """SGD (with momentum and nesterov), or Adam with betas beta1 and 0.999, over the four groups.
 
     Raises:
         UserError: another name.
@@ -55,5 +55,5 @@ def build_optimiser(
     if name == "SGD":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov)
     if name == "Adam":
-        return torch.optim.Adam(groups, lr=lr, betas=(0.5, 0.999))
+        return torch.optim.Adam(groups, lr=lr, betas=(beta1, 0.999))
     raise UserError(f"unknown optimiser {name!r}; it must be one of {', '.join(OPTIMISERS)}")

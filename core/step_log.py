@@ -2,91 +2,107 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
-from core import distributed
 from core.alarms import Alarms
 from core.cli import UserError
 from core.log import Log
+from core.steps import Values
+from datasets.iterations import Skipped
 
 LOSSES = ("loss_ce", "self_ce")
 SHOWN = (*LOSSES, "kept")
-Values = dict[str, torch.Tensor]
+CURVES = 10  # iterations between two points of the slow curves: learning rates, class prior
+LINE = 5.0  # seconds between two lines of progress
 
 
-class Recorder:
-    """Keeps what iterations returned until it is read: reading waits for the GPU.
+class Entry(NamedTuple):
+    """An iteration."""
+
+    position: dict[str, int]  # `epoch` and `iter`, from 1
+    values: Values  # what the step returned
+    files: Callable[[], list[str]]  # names the images that this process had in it
+
+
+class StepLog:
+    """Logs what iterations returned.
 
     Args:
         log: where it goes.
-        watch: looks at it.
+        alarms: look at it.
         names: of the classes.
         images: of both domains in an iteration, over all processes.
-        every: iterations between two readings.
+        iterations: of an epoch.
+        epochs: of the run.
     """
 
-    def __init__(self, log: Log, watch: Alarms, names: Sequence[str], images: int, every: int) -> None:
-        self.log, self.watch, self.names, self.images, self.every = log, watch, names, images, every
-        self._pending: list[tuple[dict[str, Any], Values, Callable[[], list[str]]]] = []
+    def __init__(
+        self, log: Log, alarms: Alarms, names: Sequence[str], images: int, iterations: int, epochs: int
+    ) -> None:
+        self.log, self.alarms, self.names, self.images = log, alarms, names, images
+        self.iterations, self.epochs = iterations, epochs
+        self.seconds = 0.0  # per iteration, a moving average
         self.start()
 
     def start(self) -> None:
         """Begin to measure the time."""
-        self._clock = time.perf_counter()
+        self._clock = self._line = time.perf_counter()
 
-    def add(self, position: dict[str, int], values: Values, files: Callable[[], list[str]]) -> None:
-        """After an iteration.
-
-        Args:
-            position: `epoch` and `iter`.
-            values: what the step returned: scalars, and `seen` [C] of SAC.
-            files: names the images of the iteration that this process had.
-        """
-        self._pending.append((position, values, files))
-
-    def skipped(self, position: dict[str, int], new: Sequence[Any], all_: Sequence[Any]) -> None:
+    def skipped(self, position: dict[str, int], new: Sequence[Skipped], all_: Sequence[Skipped]) -> None:
         """After an iteration: the files that were skipped in it to metrics.jsonl, those that are new to the log."""
         for entry in all_:
             self.log.record({"kind": "skipped", **position, **entry._asdict()})
         for entry in new:
             self.log.warn(f"iteration {position['iter']}: skipped {entry.file}: {entry.reason}")
 
-    @property
-    def due(self) -> bool:
-        """Whether it is time to read."""
-        return bool(self._pending) and self._pending[-1][0]["iter"] % self.every == 0
-
-    def read(self, rates: Sequence[float], chi: torch.Tensor | None) -> dict[str, str]:
-        """Log all that has been added; what the progress bar may show.
+    def read(self, entries: Sequence[Entry], rates: Sequence[float], chi: Any) -> dict[str, str]:
+        """Log some iterations, in their order; reading them waits for the GPU. What the progress bar may show.
 
         Args:
+            entries: at least one.
             rates: learning rates of the groups.
-            chi: the class prior [C], None in the baseline.
+            chi: the class prior, tensor [C], None in the baseline.
 
         Raises:
             UserError: a loss is not finite.
         """
-        if not self._pending:
-            return {}
-        due, pending, self._pending = self.due, self._pending, []
-        rows = [{name: value.tolist() for name, value in values.items()} for _, values, _ in pending]
-        now = time.perf_counter()
-        rate, self._clock = self.images * len(rows) / (now - self._clock), now
-        prior = chi.tolist() if due and chi is not None else None
-        for (position, _, files), row in zip(pending, rows, strict=True):
-            self._check_finite(row, position["iter"], files)
+        rows = [{name: value.tolist() for name, value in entry.values.items()} for entry in entries]
+        last, now = entries[-1].position, time.perf_counter()
+        each, self._clock = (now - self._clock) / len(rows), now
+        self.seconds = each if not self.seconds else self.seconds + min(1.0, len(rows) / CURVES) * (each - self.seconds)
+        prior = chi.tolist() if chi is not None and last["iter"] % CURVES == 0 else None
+        for entry, row in zip(entries, rows, strict=True):
+            self._check_finite(row, entry)
             seen = row.pop("seen", None)
-            self.log.step({"kind": "step", **position, **row, "images_per_second": rate})
+            self.log.step({"kind": "step", **entry.position, **row, "images_per_second": self.images / each})
             if seen is not None:
-                last = position is pending[-1][0]
-                for finding in self.watch.step(row["kept"], seen, prior if last else None):
-                    self.log.warning({**position, **finding._asdict()})
-        if due:
-            self._curves(pending[-1][0], rates, prior)
-        return {name: f"{rows[-1][name]:.3f}" for name in SHOWN if name in rows[-1]} | {"img/s": f"{rate:.1f}"}
+                found = self.alarms.step(row["kept"], seen, prior if entry is entries[-1] else None)
+                for finding in found:
+                    self.log.warning({**entry.position, **finding._asdict()})
+        if last["iter"] % CURVES == 0:
+            self._curves(last, rates, prior)
+        shown = {name: f"{rows[-1][name]:.3f}" for name in SHOWN if name in rows[-1]}
+        return shown | {"img/s": f"{self.images / each:.1f}"}
+
+    def progress(self, epoch: int, iteration: int, shown: dict[str, str]) -> str:
+        """The time that is left of the run; every few seconds also a line for log.txt and for who has no terminal.
+
+        Args:
+            epoch: the running one, from 1.
+            iteration: iterations done of it.
+            shown: as `read` gave it.
+        """
+        epoch_left = (self.iterations - iteration) * self.seconds
+        run_left = epoch_left + (self.epochs - epoch) * self.iterations * self.seconds
+        now = time.perf_counter()
+        if now - self._line >= LINE:
+            self._line = now
+            values = ", ".join(f"{name} {value}" for name, value in shown.items())
+            self.log.progress(f"epoch {epoch}/{self.epochs}, iteration {iteration}/{self.iterations}: {values}; left: "
+                              f"{duration(epoch_left)} of the epoch, {duration(run_left)} of the run")
+        return duration(run_left)
 
     def _curves(self, position: dict[str, int], rates: Sequence[float], prior: list[float] | None) -> None:
         """Learning rates and class prior, at iterations that do not depend on where the run was interrupted."""
@@ -96,12 +112,17 @@ class Recorder:
             tags = (f"class_prior/{name}" for name in self.names)
             self.log.scalars(dict(zip(tags, prior, strict=True)), position["iter"])
 
-    def _check_finite(self, row: dict[str, Any], step: int, files: Callable[[], list[str]]) -> None:
+    def _check_finite(self, row: dict[str, Any], entry: Entry) -> None:
         wrong = [name for name in LOSSES if not np.isfinite(row.get(name, 0.0))]
         if wrong:
-            # All processes have the same losses, each knows its own images.
-            names = " ".join(distributed.gather_text(" ".join(files())))
+            # All processes have the same losses and read them at the same time; each knows its own images.
             raise UserError(
-                f"{' and '.join(wrong)} not finite at iteration {step}; the last snapshot is from before: a lower "
-                f"MODEL.LR, or TRAIN.PRECISION float32, may help; the iteration's images: {names}"
+                f"{' and '.join(wrong)} not finite at iteration {entry.position['iter']}; the last snapshot is from "
+                f"before: a lower MODEL.LR, or TRAIN.PRECISION float32, may help; its images: {' '.join(entry.files())}"
             )
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

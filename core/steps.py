@@ -1,7 +1,6 @@
-"""One training iteration, baseline and SAC: the procedure of docs/method.md, sections 3 and 4, step by step."""
+"""One iteration of the baseline and of SAC: docs/method.md, sections 3 and 4, in their order and with their numbers."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -9,33 +8,19 @@ import torch
 from torch import Tensor, nn
 
 from core import distributed
-from core.compute import Compute
-from models import consistency as method
-from models import set_batchnorm
+from core.compute import Compute, Images, Source, Views
+from models import consistency
 from models.sac import SAC
-from models.upsampling import probabilities
+
+Values = dict[str, Tensor]  # what an iteration returns, without gradient and over all processes
 
 
-class Source(NamedTuple):
-    """Source images on the device: image float32 [B,3,H,W] normalised, label int64 [B,H,W], seeds int64 [B]."""
+class PseudoLabels(NamedTuple):
+    """The teacher's answer for this process's views [n,H,W]."""
 
-    image: Tensor
-    label: Tensor
-    seeds: Tensor
-
-
-class Views(NamedTuple):
-    """This process's views on the device, whole images' or not, in the order of the batch (section 5).
-
-    noisy (x̂), clean (x): [n,3,H,W] float32 normalised; padding bool [n,H,W]; A, A_inv [n,2,3]; seeds int64 [n].
-    """
-
-    noisy: Tensor
-    clean: Tensor
-    padding: Tensor
-    A: Tensor
-    A_inv: Tensor
-    seeds: Tensor
+    label: Tensor  # uint8, 255 = none
+    confidence: Tensor  # m̄*, float32
+    guess: Tensor  # c*, uint8
 
 
 @dataclass(frozen=True)
@@ -56,94 +41,87 @@ class Method:
     focal_p: float  # λ, MODEL.FOCAL_P
 
 
-def trained(network: nn.Module, compute: Compute) -> nn.Module:
-    """The network as a training step calls it: with several processes, under DistributedDataParallel."""
-    if distributed.size() == 1:
-        return compute.called(network)
-    device_ids = [compute.device.index] if compute.device.type == "cuda" else None
-    # Buffers are BatchNorm's statistics: frozen in SAC, made equal by SyncBatchNorm in the baseline.
-    return nn.parallel.DistributedDataParallel(
-        compute.called(network), device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
-    )
-
-
-def source_pass(student: nn.Module, compute: Compute, source: Source, last: bool) -> Tensor:
-    """Cross-entropy on the source and its gradient (sections 3 and 4.1).
+def descend(loss_of: Callable[[slice], Tensor], parts: Iterable[slice], total: int, weight: float = 1.0) -> Tensor:
+    """Add the gradient of weight · L to the parameters', one micro-batch after the other.
 
     Args:
-        student: as `trained` made it.
-        compute: micro-batches and precision.
-        source: this process's share of the batch.
-        last: whether the gradient is complete after it; only then do the processes add theirs up.
+        loss_of: the mean loss of some of this process's images, with gradient.
+        parts: the micro-batches, at least one; a process without images has an empty one.
+        total: images over all processes; L is the mean over them.
+        weight: of L.
 
     Returns:
-        L_s of this process's images, without gradient.
+        This process's share of L, without gradient.
     """
-    n = len(source.image)
-    loss = source.image.new_zeros(())
-    for part in compute.slices(n):
-        with _alone(student, not (last and part.stop == n)):
-            logits = compute.logits(student, source.image[part], source.seeds[part])
-            share = method.source_loss(logits, source.label[part]) * (part.stop - part.start) / n
-            share.backward()
-        loss += share.detach()
-    return loss
+    losses = []
+    for part in parts:
+        share = loss_of(part) * ((part.stop - part.start) / total)
+        (weight * share).backward()
+        losses.append(share.detach() if part.stop > part.start else torch.zeros_like(share))  # no mean of nothing
+    return torch.stack(losses).sum()
 
 
-def _alone(student: nn.Module, alone: bool) -> object:
-    """A context in which a gradient stays with its process, to be added to by the next backward pass."""
-    return student.no_sync() if alone and hasattr(student, "no_sync") else nullcontext()
+def descend_source(network: nn.Module, compute: Compute, source: Source, largest: int | None = None) -> Tensor:
+    """The gradient of L_s (sections 3 and 4.1), as `descend`; `largest` as in `Compute.slices`."""
+
+    def loss_of(part: slice) -> Tensor:
+        logits = compute.logits(network, source.image[part], source.seeds[part])
+        return consistency.source_loss(logits, source.label[part])
+
+    return descend(loss_of, compute.slices(len(source.image), largest), source.total)
 
 
 class BaselineStep:
     """One iteration of the ABN baseline (section 3).
 
     Args:
-        network: trained; in training mode, with SyncBatchNorm where there are several processes.
+        student: the network; with SyncBatchNorm where there are several processes.
         optimiser: of its parameters.
         compute: how it runs.
     """
 
-    def __init__(self, network: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute) -> None:
-        self.network, self.optimiser, self.compute = network, optimiser, compute
-        self.called = trained(network, compute)
+    class_prior = None
 
-    def __call__(self, source: Source, target: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy on the source, a step; then the target [n,3,H,W] moves BatchNorm's running statistics."""
-        self.network.train()
+    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute) -> None:
+        self.student, self.optimiser, self.compute = student, optimiser, compute
+        self.network = nn.ModuleDict({"backbone": student})  # under its published name
+        self.called = compute.called(student)
+
+    def __call__(self, source: Source, target: Images, iteration: int) -> Values:
+        """Cross-entropy on the source and a step; then the target moves BatchNorm's running statistics."""
+        self.student.train()
         self.optimiser.zero_grad(set_to_none=True)
-        loss = source_pass(self.called, self.compute, source, last=True)
+
+        loss = descend_source(self.called, self.compute, source, distributed.most_of(source.total))
+        distributed.sum_gradients(self.student.parameters())
         self.optimiser.step()
         with torch.no_grad():
-            for part in self.compute.slices(len(target)):
-                self.compute.logits(self.network, target[part])
-        return {"loss_ce": distributed.mean(loss)}
-
-
-class Pseudo(NamedTuple):
-    """This process's pseudo labels [n,H,W]: label uint8 (255 = none); best and guess = m̄* float32 and c* uint8."""
-
-    label: Tensor
-    best: Tensor
-    guess: Tensor
+            for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
+                self.compute.logits(self.called, target.image[part])
+        return distributed.totals({"loss_ce": loss})
 
 
 class SACStep:
     """One iteration of SAC (section 4).
 
     Args:
-        sac: student, teacher, class prior.
+        network: student, teacher, class prior.
         optimiser: of the student's parameters.
         compute: how the networks run.
         constants: of the method.
     """
 
-    def __init__(self, sac: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method) -> None:
-        self.sac, self.optimiser, self.compute, self.constants = sac, optimiser, compute, constants
-        self.student = trained(sac.backbone, compute)
-        self.teacher = compute.called(sac.slow_net)
+    def __init__(self, network: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method) -> None:
+        self.network, self.optimiser, self.compute, self.constants = network, optimiser, compute, constants
+        self.student = network.backbone
+        self.called, self.teacher = compute.called(network.backbone), compute.called(network.slow_net)
 
-    def __call__(self, source: Source | None, views: Views, iteration: int) -> dict[str, Tensor]:
+    @property
+    def class_prior(self) -> Tensor:
+        """χ [C]."""
+        return self.network.running_conf
+
+    def __call__(self, source: Source | None, views: Views, iteration: int) -> Values:
         """One optimiser step on L_s + LR_TARGET · L_t.
 
         Args:
@@ -152,88 +130,67 @@ class SACStep:
             iteration: i, from 0 in each epoch.
 
         Returns:
-            Without gradient, over all processes: the means loss_ce, self_ce and kept (share of pixels with a pseudo
-            label), teacher_diff where the teacher moved; seen bool [C], the classes among the pseudo labels.
+            loss_ce, self_ce, kept (share of pixels with a pseudo label), seen [C] (> 0 for the classes among the pseudo
+            labels), and teacher_diff where the teacher moved.
         """
-        c = self.constants
-        set_batchnorm(self.sac.train().backbone, False)
+        c, moved, values = self.constants, {}, {}
+        self.network.train()
         self.optimiser.zero_grad(set_to_none=True)
-        values = {}
         if source is not None:
-            values["loss_ce"] = distributed.mean(source_pass(self.student, self.compute, source, last=False))  # 1
+            values["loss_ce"] = descend_source(self.called, self.compute, source)  # 4.1
         if iteration % c.net_momentum_iter == 0:
-            values["teacher_diff"] = self.sac.update_teacher(c.net_momentum, c.beta)  # 4
-        pseudo = self.label(views)  # 5-8
-        values["self_ce"] = distributed.mean(self.target_pass(views, pseudo))  # 3, 9
-        values["kept"] = distributed.mean((pseudo.label != method.IGNORE).float().mean())
-        values["seen"] = distributed.total(classes_in(pseudo.label, len(self.sac.running_conf))) > 0
-        self.optimiser.step()  # 10
-        return values
+            moved["teacher_diff"] = self.network.update_teacher(c.net_momentum, c.beta)  # 4.4
+        pseudo = self.label(views)  # 4.5 to 4.8
+        values["self_ce"] = self.descend_target(views, pseudo)  # 4.3 and 4.9
+        distributed.sum_gradients(self.student.parameters())
+        self.optimiser.step()  # 4.10
+        values["kept"] = (pseudo.label != consistency.IGNORE).sum() / (views.total * pseudo.label[:1].numel())
+        values["seen"] = classes_in(pseudo.label, len(self.class_prior))
+        return distributed.totals(values) | moved
 
     @torch.no_grad()
-    def label(self, views: Views, learn: bool = True, shared: bool = True) -> Pseudo:
-        """The teacher's pseudo labels of this process's views (sections 4.5 to 4.8).
+    def label(self, views: Views, learn: bool = True) -> PseudoLabels:
+        """Sections 4.5 to 4.8: the teacher's pseudo labels; `learn` False leaves the class prior as it is.
 
-        Image by image and view by view, so that no more than one view's probabilities [C,H,W] exist at a time. The
-        class prior needs those of all images, and only the thresholds need the class prior: they come last.
-
-        Args:
-            views: this process's views.
-            learn: False leaves the class prior as it is.
-            shared: False where each process has whole images of its own: nothing is communicated then.
+        Image by image, so that no more than the probabilities [T,C,H,W] of one image exist. The class prior needs those
+        of all images, and only the thresholds need the class prior: they come last.
         """
-        c, n = self.constants, len(views.clean)
-        groups = gather_groups(self.teach(views.clean), views, c.views, shared)
-        best = views.clean.new_empty(n, *views.clean.shape[2:])  # [n,H,W]
+        c, size = self.constants, views.clean.shape[2:]
+        best = views.clean.new_empty(len(views.clean), *size)  # [n,H,W]
         guess = torch.empty_like(best, dtype=torch.uint8)
-        chi_now = torch.zeros_like(self.sac.running_conf)  # [C]
-        m, merged = best.new_empty(2, len(chi_now), *best.shape[1:])  # [C,H,W], of one view and one image at a time
-        for group in groups:
-            best[group.here], guess[group.here] = self.fused(self.probabilities(group, m, chi_now), group, merged)
+        chi_now = torch.zeros_like(self.class_prior)  # [C]
+        for image in whole_images(self.teach(views.clean), views, c.views):
+            m = consistency.upsample(image.logits, size).softmax(dim=1)  # 4.5: [T,C,H,W]
+            chi_now += consistency.class_prior(m[image.own]) * (len(m[image.own]) / views.total)  # 4.6
+            if c.fusion:
+                m = consistency.fuse_views(m, image.padding, image.A, image.A_inv, c.fusion)  # 4.7: m̄
+            else:
+                m = m.masked_fill(image.padding[:, None], 0)
+            best[image.here], guess[image.here] = consistency.confidence(m[image.own])  # 4.8
         if learn:
-            self.sac.update_prior(distributed.mean(chi_now / n), c.stat_momentum, c.beta)
-        chi = self.sac.running_conf
-        d = method.discount(chi, c.beta) if c.discount else torch.ones_like(chi)
-        theta = method.thresholds(best, guess, d, c.upper, c.lower)
-        return Pseudo(method.pseudo_labels(best, guess, theta, views.padding), best, guess)
+            self.network.update_prior(distributed.total(chi_now), c.stat_momentum, c.beta)  # 4.6
+        chi = self.class_prior
+        d = consistency.discount(chi, c.beta) if c.discount else torch.ones_like(chi)  # 4.8
+        theta = consistency.thresholds(best, guess, d, c.upper, c.lower)
+        return PseudoLabels(consistency.pseudo_labels(best, guess, theta, views.padding), best, guess)
 
     def teach(self, clean: Tensor) -> Tensor:
-        """The teacher's logits at stride 8 of x [n,3,H,W] -> [n,C,h,w] (section 4.5)."""
+        """Section 4.5: the teacher's logits at stride 8 of x [n,3,H,W] -> [n,C,h,w]."""
         return torch.cat([self.compute.logits(self.teacher, clean[part]) for part in self.compute.slices(len(clean))])
 
-    def probabilities(self, group: "Group", out: Tensor, prior: Tensor) -> Iterator[Tensor]:
-        """Give m [C,H,W] of an image's views, each in `out`; this process's own add their share to `prior` [C]."""
-        for t, logits in enumerate(group.logits):
-            m = probabilities(logits, out.shape[1:], out)
-            if group.own.start <= t < group.own.stop:
-                prior += method.class_prior(m[None])
-            yield m
-
-    def fused(self, m: Iterator[Tensor], group: "Group", out: Tensor) -> tuple[Tensor, Tensor]:
-        """m̄* and c* [t,H,W] of this process's views of an image from m of all of its views, merged in `out`."""
-        if self.constants.fusion:
-            merged, valid = method.fuse(m, group.padding, group.A, group.A_inv, self.constants.fusion, out)
-            return method.confidence_in_views(merged, valid, group.A_inv[group.own])
-        seen = [method.confidence(x.masked_fill_(p, 0)[None]) for x, p in zip(m, group.padding, strict=True)]
-        best, label = zip(*seen[group.own], strict=True)
-        return torch.cat(best), torch.cat(label)
-
-    def target_pass(self, views: Views, pseudo: Pseudo) -> Tensor:
-        """LR_TARGET · L_t and its gradient (section 4.9); returns L_t of this process's views, without gradient."""
+    def descend_target(self, views: Views, pseudo: PseudoLabels) -> Tensor:
+        """Sections 4.3 and 4.9: the gradient of LR_TARGET · L_t."""
         c, n = self.constants, len(views.noisy)
-        weight = method.pixel_weight(pseudo.best, c.loss)  # None, [n,H,W] or [1,H,W]
-        if c.loss == "focal_ce_conf_batch":
-            weight = distributed.mean(weight)
-        loss = views.noisy.new_zeros(())
-        for part in self.compute.slices(n):
-            w = weight[part] if weight is not None and len(weight) == n else weight
-            with _alone(self.student, part.stop < n):
-                logits = self.compute.logits(self.student, views.noisy[part], views.seeds[part])
-                share = method.focal_loss(logits, pseudo.label[part], self.sac.running_conf, c.focal_p, w)
-                share = share * (part.stop - part.start) / n
-                (c.lr_target * share).backward()
-            loss += share.detach()
-        return loss
+        w = consistency.pixel_weight(pseudo.confidence, c.loss)  # None, [n,H,W] or [1,H,W]
+        if c.loss == "focal_ce_conf_batch":  # the mean over all processes' views
+            w = distributed.total(w * (n / views.total) if n else torch.zeros_like(w))
+
+        def loss_of(part: slice) -> Tensor:
+            logits = self.compute.logits(self.called, views.noisy[part], views.seeds[part])  # 4.3
+            own = w[part] if c.loss == "focal_ce_conf" else w
+            return consistency.focal_loss(logits, pseudo.label[part], self.class_prior, c.focal_p, own)
+
+        return descend(loss_of, self.compute.slices(n), views.total, c.lr_target)
 
 
 def classes_in(label: Tensor, num_classes: int) -> Tensor:
@@ -242,41 +199,31 @@ def classes_in(label: Tensor, num_classes: int) -> Tensor:
     return present.index_fill_(0, label.clamp(max=num_classes).flatten().long(), 1)[:num_classes]
 
 
-class Group(NamedTuple):
-    """One target image as a process sees it: all its views, wherever they lie.
+class WholeImage(NamedTuple):
+    """One target image with all its views, wherever they lie."""
 
-    logits [T,C,h,w], padding bool [T,H,W], A and A_inv [T,2,3]; `own`: this process's views among them; `here`: the
-    same among this process's views.
-    """
-
-    logits: Tensor
-    padding: Tensor
-    A: Tensor
-    A_inv: Tensor
-    own: slice
-    here: slice
+    logits: Tensor  # [T,C,h,w]
+    padding: Tensor  # bool [T,H,W]
+    A: Tensor  # [T,2,3]
+    A_inv: Tensor  # [T,2,3]
+    own: slice  # this process's views among the T
+    here: slice  # the same among this process's views
 
 
-def gather_groups(logits: Tensor, views: Views, group_size: int, shared: bool = True) -> list[Group]:
-    """The images of which this process holds views; logits of their other views come from the processes that do.
+def whole_images(logits: Tensor, views: Views, group_size: int) -> Iterator[WholeImage]:
+    """The images of which this process holds views, with the views that other processes hold (several processes).
 
     Args:
         logits: the teacher's [n,C,h,w] of this process's views.
-        views: this process's views, n of the batch's N·T in order.
+        views: this process's views.
         group_size: T.
-        shared: False where each process has whole images of its own.
     """
-    n = len(logits)
-    first = distributed.rank() * n if shared else 0
-    tensors = (logits, views.padding, views.A, views.A_inv)
+    n, alone = len(logits), views.total == len(logits)
+    first, tensors = 0 if alone else distributed.share(views.total).start, (logits, views.padding, views.A, views.A_inv)
     offset = first
-    if n % group_size:  # images are shared among processes: every process knows this of itself, n being equal
-        tensors, offset = tuple(distributed.gather_views(x) for x in tensors), 0
-    groups = []
+    if not alone and distributed.cuts(views.total, group_size):
+        tensors, offset = distributed.gather(tensors, views.total), 0
     for start in range(first - first % group_size, first + n, group_size):
         a, b = max(start, first), min(start + group_size, first + n)  # this process's views of the image
         whole = slice(start - offset, start - offset + group_size)
-        groups.append(
-            Group(*(x[whole] for x in tensors), slice(a - start, b - start), slice(a - first, b - first))
-        )
-    return groups
+        yield WholeImage(*(x[whole] for x in tensors), slice(a - start, b - start), slice(a - first, b - first))

@@ -1,11 +1,11 @@
-"""Loaders from the configuration: the only place of this package that reads it."""
+"""What a run reads: from the configuration, which no other module of this package knows, to lists and loaders."""
 
 import multiprocessing
 import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -14,99 +14,160 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_colla
 from yacs.config import CfgNode
 
 from core.cli import UserError
-from datasets import labels, lists, replacement, sampling
-from datasets.iterations import Iterations, Schedule, order
-from datasets.source import SourceTraining, UnlabelledTraining, Validation
-from datasets.target import TargetTraining, TargetViewsLabelled
+from datasets import labels, lists, sampling
+from datasets.iterations import TRIES, Iterations, Place, Schedule, Usable, order
+from datasets.lists import Sample
+from datasets.source import Augmentation, SourceTraining, UnlabelledTraining, Validation
+from datasets.target import TargetTraining, TargetViewsLabelled, ViewPolicy
 
 # What the published tasks validate on, besides the target's lists (docs/method.md section 8).
 PUBLISHED = {"train_game_9K": "val_game_1K", "train_synthia_9K": "val_synthia"}
 TARGET_LISTS = ("val_cityscapes", "val2_cityscapes")
+MOST_TARGET_BATCHES = 300  # of the target's views that are measured
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def training(cfg: CfgNode, seed: int, share: tuple[int, int], start: tuple[int, int], workers: int) -> DataLoader:
-    """An Iteration after the other, this process's share of each.
+def augmentation(cfg: CfgNode) -> Augmentation:
+    """The source's augmentation (section 6)."""
+    data = cfg.DATASET
+    return Augmentation(
+        crop_size=tuple(data.CROP_SIZE), scale=(data.SCALE_FROM, data.SCALE_TO), random_crop=data.RND_CROP,
+        hflip=data.RND_HFLIP, blur=data.SRC_RND_BLUR,
+        # Released code: the source's own key only switches the jitter on; the strength is the target's.
+        jitter=data.RND_JITTER if data.SRC_RND_JITTER > 0 else 0.0,
+    )
+
+
+def view_policy(cfg: CfgNode) -> ViewPolicy:
+    """What is drawn for the views of a target image (section 5)."""
+    data = cfg.DATASET
+    return ViewPolicy(
+        crop_size=tuple(data.CROP_SIZE), views=cfg.TRAIN.GROUP_SIZE, target_scale=tuple(data.TARGET_SCALE),
+        zoom=tuple(data.RND_ZOOM), hflip=data.RND_HFLIP, guided_hflip=data.GUIDED_HFLIP, blur=data.RND_BLUR,
+        jitter=data.RND_JITTER, greyscale=data.RND_GREYSCALE,
+    )
+
+
+class Data:
+    """The lists of a run, each read once, and the loaders over them.
 
     Args:
         cfg: the configuration.
-        seed: of everything drawn; with (epoch, index) it decides an item.
+        seed: the random seed; with (epoch, index) it decides an item.
         share: (rank, size) of this process.
-        start: (epoch, iteration) to begin with.
         workers: loader processes; 0 = none.
 
     Raises:
         UserError: a list or a weights file that is missing or does not fit.
     """
-    source = lists.read(cfg.TRAIN.TASK, cfg.DATASET.ROOT, labels=True)
-    targets = lists.read(cfg.TRAIN.TARGET, cfg.DATASET.ROOT)
-    baseline = cfg.MODEL.BASELINE
-    data = Iterations(
-        None if cfg.TRAIN.TARGET_ONLY and not baseline else _source(cfg, source, seed),
-        _unlabelled(cfg, targets, seed) if baseline else TargetTraining(targets, **_views(cfg, targets, seed)),
-        length=len(source),
-        batch=cfg.TRAIN.BATCH_SIZE,
-        groups=cfg.TRAIN.NUM_GROUPS,
-        views=0 if baseline else cfg.TRAIN.GROUP_SIZE,
-        seed=seed,
-        share=share,
-        tries=_tries(cfg),
-    )
-    if data.per_epoch == 0:
-        raise UserError(
-            f"list {cfg.TRAIN.TASK} has {len(source)} images, fewer than one batch "
-            f"(TRAIN.BATCH_SIZE = {cfg.TRAIN.BATCH_SIZE}, TRAIN.NUM_GROUPS = {cfg.TRAIN.NUM_GROUPS})"
+
+    def __init__(self, cfg: CfgNode, seed: int = 0, share: tuple[int, int] = (0, 1), workers: int = 0) -> None:
+        data, train = cfg.DATASET, cfg.TRAIN
+        self.seed, self.share, self.workers, self.root = seed, share, workers, data.ROOT
+        self.epochs, self.task, self.target_list = train.NUM_EPOCHS, train.TASK, train.TARGET
+        self.num_classes = labels.load(data.CLASSES).num_classes
+        self.tries = TRIES if data.ON_ERROR == "skip" else 0
+        self.samples: dict[str, list[Sample]] = {}  # by the list's name
+        source = self.read(train.TASK, labelled=True)
+        self.lists, self.missing, self.select = validation_lists(cfg)
+        for name in self.lists:
+            self.read(name, labelled=True)
+        target = self.read(train.TARGET)
+        self.game_size = tuple(data.GAME_SIZE) or None
+        if cfg.MODEL.BASELINE:
+            unlabelled = UnlabelledTraining(target, self.root, augmentation(cfg), seed)
+        else:
+            unlabelled = TargetTraining(target, self.root, self._tables(cfg, target), view_policy(cfg), seed)
+        self.iterations = Iterations(
+            self._source(cfg, source) if cfg.MODEL.BASELINE or not train.TARGET_ONLY else None,
+            unlabelled,
+            length=len(source),
+            batch=train.BATCH_SIZE,
+            groups=target_images(cfg, share[1]),
+            seed=seed,
+            share=share,
+            tries=self.tries,
         )
-    return _loader(data, workers, sampler=Schedule(data.per_epoch, cfg.TRAIN.NUM_EPOCHS, start))
+        if self.iterations.per_epoch == 0:
+            raise UserError(
+                f"list {train.TASK} has {len(source)} images, fewer than one batch "
+                f"(TRAIN.BATCH_SIZE = {train.BATCH_SIZE}, TRAIN.NUM_GROUPS = {train.NUM_GROUPS})"
+            )
+        self.validation_batch = train.MICRO_BATCH or max(1, train.BATCH_SIZE // share[1])
+        self.crop_size, self.val_crop = tuple(data.CROP_SIZE), data.VAL_CROP
+
+    def read(self, name: str, labelled: bool = False) -> list[Sample]:
+        """A list, read once; `labelled` the first time: every sample must have a label."""
+        if name not in self.samples:
+            self.samples[name] = lists.read(name, self.root, labelled)
+        return self.samples[name]
+
+    def _source(self, cfg: CfgNode, samples: list[Sample]) -> SourceTraining:
+        return SourceTraining(samples, self.root, augmentation(cfg), num_classes=self.num_classes,
+                              game_size=self.game_size, seed=self.seed)
+
+    def _tables(self, cfg: CfgNode, samples: list[Sample]) -> object:
+        """Importance sampling (section 7): float64 [C,M]."""
+        file = cfg.DATASET.SAMPLE_WEIGHTS
+        names = [lists.mask_name(sample.image) for sample in samples]
+        weights = sampling.load_weights(file) if file else None
+        prior, ignored = cfg.DATASET.SAMPLE_UNIFORM_PRIOR, list(cfg.VAL.IGNORE_CLASS)
+        return sampling.cumulative_tables(weights, names, self.num_classes, prior, ignored)
+
+    def training(self, start: Place = (0, 0)) -> DataLoader:
+        """An Iteration after the other from `start` on, this process's share of each."""
+        return self._loader(self.iterations, sampler=Schedule(self.iterations.per_epoch, self.epochs, start))
+
+    def validation(self, name: str) -> DataLoader:
+        """This process's images of a list, each once, unaugmented: batches of SourceBatch."""
+        data = Validation(self.read(name, labelled=True), self.root, crop_size=self.crop_size, crop=self.val_crop,
+                          num_classes=self.num_classes, game_size=self.game_size)
+        own = Subset(data, range(self.share[0], len(data), self.share[1]))
+        return self._loader(own, batch_size=self.validation_batch, collate_fn=default_collate)
+
+    @cached_property
+    def target_labelled(self) -> bool:
+        """Whether the target's list names labels, and the first of them is on the disk."""
+        samples = self.read(self.target_list)
+        return all(s.label is not None for s in samples) and Path(self.root, samples[0].label).exists()
+
+    def target_views(self, epoch: int) -> DataLoader:
+        """The target's training views of an epoch, an image at a time, for measuring alone.
+
+        The first 300 batches, the images shared among the processes. Where the target is labelled, items are
+        (TargetBatch, label uint8 [T,H,W]), else TargetBatch.
+        """
+        training, length = self.iterations.target, self.iterations.length
+        data = TargetViewsLabelled(training) if self.target_labelled else training
+        images = order(self.seed, epoch, length)[: MOST_TARGET_BATCHES * self.iterations.groups]
+        keys = [(epoch, int(i), 0, training.policy.views) for i in images[self.share[0] :: self.share[1]]]
+        return self._loader(Usable(data, length, self.tries), sampler=Keys(keys))
+
+    def trained_on(self, name: str) -> int:
+        """How many images of a list are trained on too, source or target: all of val2_cityscapes and val_synthia."""
+        trained = {sample.image for task in (self.task, self.target_list) for sample in self.read(task)}
+        return sum(sample.image in trained for sample in self.read(name))
+
+    def _loader(self, data: Dataset, **kwargs: object) -> DataLoader:
+        """A DataLoader whose items need no collation unless asked for."""
+        kwargs.setdefault("batch_size", None)
+        if self.workers:
+            kwargs["prefetch_factor"] = 2
+            if sys.platform == "linux":
+                # A fork server (Python 3.14's default) would keep workers alive whose main process has been killed.
+                kwargs["multiprocessing_context"] = "fork"
+            ending = multiprocessing.RawValue("b", 0)  # 1 when the main process ends; it shares this with the workers
+            Finalize(None, setattr, (ending, "value", 1), exitpriority=1)
+            kwargs["worker_init_fn"] = partial(_shield, ending)
+        return DataLoader(data, num_workers=self.workers, pin_memory=torch.cuda.is_available(), **kwargs)
 
 
-def _source(cfg: CfgNode, samples: list[lists.Sample], seed: int) -> SourceTraining:
-    classes = labels.load(cfg.DATASET.CLASSES).num_classes
-    return SourceTraining(samples, num_classes=classes, game_size=_game_size(cfg), **_augmentation(cfg, seed))
+def target_images(cfg: CfgNode, processes: int) -> int:
+    """Target images per iteration: NUM_GROUPS; in the baseline, for the sake of BatchNorm, at least one per process.
 
-
-def _unlabelled(cfg: CfgNode, samples: list[lists.Sample], seed: int) -> UnlabelledTraining:
-    return UnlabelledTraining(samples, **_augmentation(cfg, seed))
-
-
-def _augmentation(cfg: CfgNode, seed: int) -> dict:
-    """The source's augmentation (section 6)."""
-    data = cfg.DATASET
-    return {
-        "root": data.ROOT,
-        "crop_size": tuple(data.CROP_SIZE),
-        "scale": (data.SCALE_FROM, data.SCALE_TO),
-        "blur": data.SRC_RND_BLUR,
-        "hflip": data.RND_HFLIP,
-        # Released code: the source's own key only switches the jitter on; the strength is the target's.
-        "jitter": data.RND_JITTER if data.SRC_RND_JITTER > 0 else 0.0,
-        "random_crop": data.RND_CROP,
-        "seed": seed,
-    }
-
-
-def _views(cfg: CfgNode, samples: list[lists.Sample], seed: int) -> dict:
-    """The views of a target image (section 5) and its importance sampling (section 7)."""
-    data = cfg.DATASET
-    num_classes = labels.load(data.CLASSES).num_classes
-    weights = sampling.load_weights(data.SAMPLE_WEIGHTS) if data.SAMPLE_WEIGHTS else None
-    return {
-        "root": data.ROOT,
-        "tables": sampling.cumulative_tables(
-            weights, [lists.mask_name(s.image) for s in samples], num_classes, data.SAMPLE_UNIFORM_PRIOR,
-            list(cfg.VAL.IGNORE_CLASS),
-        ),
-        "crop_size": tuple(data.CROP_SIZE),
-        "target_scale": tuple(data.TARGET_SCALE),
-        "hflip": data.RND_HFLIP,
-        "guided_hflip": data.GUIDED_HFLIP,
-        "zoom": tuple(data.RND_ZOOM),
-        "views": cfg.TRAIN.GROUP_SIZE,
-        "blur": data.RND_BLUR,
-        "jitter": data.RND_JITTER,
-        "greyscale": data.RND_GREYSCALE,
-        "seed": seed,
-    }
+    (Released code: max(1, NUM_GROUPS // processes) on each process.)
+    """
+    return max(cfg.TRAIN.NUM_GROUPS, processes) if cfg.MODEL.BASELINE else cfg.TRAIN.NUM_GROUPS
 
 
 def validation_lists(cfg: CfgNode) -> tuple[list[str], list[str], str]:
@@ -128,42 +189,6 @@ def validation_lists(cfg: CfgNode) -> tuple[list[str], list[str], str]:
     return found, [name for name in wanted if name not in found], select
 
 
-def trained_on(cfg: CfgNode, name: str) -> int:
-    """How many images of a list are trained on too, source or target: all of val2_cityscapes and val_synthia."""
-    root = cfg.DATASET.ROOT
-    trained = {sample.image for task in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(task, root)}
-    return sum(sample.image in trained for sample in lists.read(name, root))
-
-
-def validation(cfg: CfgNode, name: str, share: tuple[int, int], workers: int) -> DataLoader:
-    """This process's images of a list, each once, unaugmented: batches of SourceBatch."""
-    data = Validation(
-        lists.read(name, cfg.DATASET.ROOT, labels=True), root=cfg.DATASET.ROOT, crop_size=tuple(cfg.DATASET.CROP_SIZE),
-        crop=cfg.DATASET.VAL_CROP, num_classes=labels.load(cfg.DATASET.CLASSES).num_classes, game_size=_game_size(cfg),
-    )
-    own = Subset(data, range(share[0], len(data), share[1]))
-    batch = cfg.TRAIN.MICRO_BATCH or max(1, cfg.TRAIN.BATCH_SIZE // share[1])
-    return _loader(own, workers, batch_size=batch, collate_fn=default_collate)
-
-
-def target_views(
-    cfg: CfgNode, seed: int, epoch: int, share: tuple[int, int], workers: int
-) -> tuple[DataLoader, bool]:
-    """The target's training views, an image at a time, for measuring alone; and whether they have labels.
-
-    The first 300 batches of an epoch, the images shared among the processes. With labels items are
-    (TargetBatch, label uint8 [T,H,W]), without they are TargetBatch.
-    """
-    samples = lists.read(cfg.TRAIN.TARGET, cfg.DATASET.ROOT)
-    labelled = all(s.label is not None for s in samples) and Path(cfg.DATASET.ROOT, samples[0].label).exists()
-    kind = TargetViewsLabelled if labelled else TargetTraining
-    length = len(lists.read(cfg.TRAIN.TASK, cfg.DATASET.ROOT))
-    data = replacement.Usable(kind(samples, **_views(cfg, samples, seed)), length, _tries(cfg))
-    images = order(seed, epoch, length)[: 300 * cfg.TRAIN.NUM_GROUPS]
-    keys = [(epoch, int(i), 0, cfg.TRAIN.GROUP_SIZE) for i in images[share[0] :: share[1]]]
-    return _loader(data, workers, sampler=Keys(keys)), labelled
-
-
 class Keys(Sampler):
     """Keys in the order given."""
 
@@ -175,29 +200,6 @@ class Keys(Sampler):
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-def _tries(cfg: CfgNode) -> int:
-    """How many items in a row may be replaced by their next ones."""
-    return replacement.TRIES if cfg.DATASET.ON_ERROR == "skip" else 0
-
-
-def _game_size(cfg: CfgNode) -> tuple[int, int] | None:
-    return tuple(cfg.DATASET.GAME_SIZE) or None
-
-
-def _loader(data: Dataset, workers: int, **kwargs: object) -> DataLoader:
-    """A DataLoader whose items need no collation unless asked for."""
-    kwargs.setdefault("batch_size", None)
-    if workers:
-        kwargs["prefetch_factor"] = 2
-        if sys.platform == "linux":
-            # A fork server (Python 3.14's default) would keep workers alive whose main process has been killed.
-            kwargs["multiprocessing_context"] = "fork"
-        ending = multiprocessing.RawValue("b", 0)  # 1 when the main process ends; it shares this with the workers
-        Finalize(None, setattr, (ending, "value", 1), exitpriority=1)
-        kwargs["worker_init_fn"] = partial(_shield, ending)
-    return DataLoader(data, num_workers=workers, pin_memory=torch.cuda.is_available(), **kwargs)
 
 
 def batches(loader: DataLoader) -> Iterator:

@@ -1,8 +1,10 @@
 """Single images: source training, the baseline's unlabelled target pass, validation and inference."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,30 +28,26 @@ from datasets.transforms import (
     whole,
 )
 
-GAME = "game/"  # GTA5's folder; its images are of several sizes
+GAME = re.compile(r"game/images/\d{5}\.png")  # GTA5's images, which are of several sizes
 GAME_SIZE = (1052, 1914)
 SOURCE, UNLABELLED = 0, 1  # the streams of random numbers; the target's views have one of their own
 
 
-class SourceItem(NamedTuple):
-    """A labelled image; a batch has one more dimension in front."""
+class SourceBatch(NamedTuple):
+    """Labelled images; a single one, before it is collated, has no dimension B."""
 
-    image: Tensor  # uint8 [H, W, 3]
-    label: Tensor  # uint8 [H, W], train IDs, 255 = ignored, padding too
-    padding: Tensor  # bool [H, W]
-    index: Tensor  # int64, the position in the list
-
-
-class UnlabelledItem(NamedTuple):
-    """An image without label; a batch has one more dimension in front."""
-
-    image: Tensor  # uint8 [H, W, 3]
-    padding: Tensor  # bool [H, W]
-    index: Tensor  # int64, the position in the list
+    image: Tensor  # uint8 [B,H,W,3]
+    label: Tensor  # uint8 [B,H,W], train IDs, 255 = ignored, padding too
+    padding: Tensor  # bool [B,H,W]
+    index: Tensor  # int64 [B], the positions in the list
 
 
-SourceBatch = SourceItem
-UnlabelledBatch = UnlabelledItem
+class ImageBatch(NamedTuple):
+    """Images without labels; a single one, before it is collated, has no dimension B."""
+
+    image: Tensor  # uint8 [B,H,W,3]
+    padding: Tensor  # bool [B,H,W]
+    index: Tensor  # int64 [B], the positions in the list
 
 
 class SourceParams(NamedTuple):
@@ -62,7 +60,8 @@ class SourceParams(NamedTuple):
     window: Window | None  # of the scaled and mirrored image; None: all of it, resized to the crop's size
 
 
-class Augmentation(NamedTuple):
+@dataclass(frozen=True)
+class Augmentation:
     """What source images go through (docs/method.md section 6); the values are those of the configuration."""
 
     crop_size: Size  # CROP_SIZE
@@ -113,20 +112,20 @@ class SourceTraining(Dataset):
         self,
         samples: Sequence[Sample],
         root: str | Path,
+        augmentation: Augmentation,
         *,
         num_classes: int | None = None,
         game_size: Size | None = GAME_SIZE,
         seed: int = 0,
-        **augmentation: Any,
     ) -> None:
-        """`num_classes`: to check labels; `augmentation`: the fields of Augmentation."""
-        self.samples, self.root, self.augmentation = samples, root, Augmentation(**augmentation)
+        """`num_classes`: to check labels; `game_size`: of GTA5's images, None leaves them as they are."""
+        self.samples, self.root, self.augmentation = samples, root, augmentation
         self.num_classes, self.game_size, self.seed = num_classes, game_size, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> SourceItem:
+    def __getitem__(self, key: tuple[int, int]) -> SourceBatch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, SOURCE, epoch, index))
         frame = read_frame(self.root, self.samples[index], self.num_classes, self.game_size)
@@ -134,25 +133,21 @@ class SourceTraining(Dataset):
 
 
 class UnlabelledTraining(Dataset):
-    """Target images of the baseline (section 3): drawn uniformly; augmentation and key as the source's."""
+    """Target images of the baseline (section 3), augmented as the source's: index i gives image i mod M."""
 
-    def __init__(
-        self, samples: Sequence[Sample], root: str | Path, *, seed: int = 0, **augmentation: Any
-    ) -> None:
-        """`augmentation`: the fields of Augmentation."""
-        self.samples, self.root, self.seed = samples, root, seed
-        self.augmentation = Augmentation(**augmentation)
+    def __init__(self, samples: Sequence[Sample], root: str | Path, augmentation: Augmentation, seed: int = 0) -> None:
+        self.samples, self.root, self.augmentation, self.seed = samples, root, augmentation, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: tuple[int, int]) -> UnlabelledItem:
+    def __getitem__(self, key: tuple[int, int]) -> ImageBatch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, UNLABELLED, epoch, index))
-        position = int(rng.integers(len(self.samples)))
+        position = index % len(self.samples)
         frame = whole(read_image(Path(self.root, self.samples[position].image)))
         frame = self.augmentation.apply(frame, self.augmentation.draw(rng, frame.size))
-        return UnlabelledItem(as_tensor(frame.image), as_tensor(frame.padding), torch.tensor(position))
+        return ImageBatch(as_tensor(frame.image), as_tensor(frame.padding), torch.tensor(position))
 
 
 class Validation(Dataset):
@@ -176,7 +171,7 @@ class Validation(Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> SourceItem:
+    def __getitem__(self, index: int) -> SourceBatch:
         frame = read_frame(self.root, self.samples[index], self.num_classes, self.game_size)
         if self.centre_crop:
             return _item(crop(frame, centre_window(frame.size, self.crop_size)), index)
@@ -199,7 +194,7 @@ class Images(Dataset):
 def read_frame(root: str | Path, sample: Sample, num_classes: int | None, game_size: Size | None) -> Frame:
     """Read a labelled sample; GTA5's are resized to `game_size`, unless that is None."""
     frame = whole(*read_pair(root, sample, num_classes))
-    return resize(frame, game_size) if game_size is not None and sample.image.startswith(GAME) else frame
+    return resize(frame, game_size) if game_size is not None and GAME.fullmatch(sample.image) else frame
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -207,6 +202,6 @@ def as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def _item(frame: Frame, index: int) -> SourceItem:
+def _item(frame: Frame, index: int) -> SourceBatch:
     planes = (as_tensor(plane) for plane in frame)
-    return SourceItem(*planes, torch.tensor(index))
+    return SourceBatch(*planes, torch.tensor(index))

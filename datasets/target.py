@@ -1,8 +1,9 @@
 """Target images for SAC: from an item's number, by importance sampling, to the T views of an image."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,21 +18,18 @@ from datasets.transforms import Frame, Size, whole
 from datasets.views import SharedParams, ViewParams, affine, apply_shared, apply_view, draw_shared, draw_views
 
 TARGET = 2  # the stream of random numbers; those of single images are in datasets/source.py
-Key = tuple[int, int, int, int]
+Part = tuple[int, int, int, int]  # epoch, index, first view, last view (not included)
 
 
-class TargetItem(NamedTuple):
-    """Views of one image; in a batch those of all images one after the other. It holds no label."""
+class TargetBatch(NamedTuple):
+    """Views of one image, or those of several images one after the other. It holds no label."""
 
-    noisy: Tensor  # x̂, uint8 [t, H, W, 3]: the student's
-    clean: Tensor  # x, uint8 [t, H, W, 3]: the teacher's
-    padding: Tensor  # bool [t, H, W]
-    A: Tensor  # float32 [t, 2, 3], reference coordinates to the view's
-    A_inv: Tensor  # float32 [t, 2, 3]
+    noisy: Tensor  # x̂, uint8 [t,H,W,3]: the student's
+    clean: Tensor  # x, uint8 [t,H,W,3]: the teacher's
+    padding: Tensor  # bool [t,H,W]
+    A: Tensor  # float32 [t,2,3], reference coordinates to the view's
+    A_inv: Tensor  # float32 [t,2,3]
     index: Tensor  # int64 [t], the image's position in the list
-
-
-TargetBatch = TargetItem
 
 
 class Draw(NamedTuple):
@@ -43,40 +41,53 @@ class Draw(NamedTuple):
     noise: list[Noise]  # T of them
 
 
+@dataclass(frozen=True)
+class ViewPolicy:
+    """What is drawn for the views of a target image (docs/method.md section 5); the keys are the configuration's."""
+
+    crop_size: Size  # CROP_SIZE
+    views: int  # T, GROUP_SIZE
+    target_scale: tuple[float, float] = (1.0, 1.0)  # TARGET_SCALE
+    zoom: tuple[float, float] = (1.0, 1.0)  # RND_ZOOM
+    hflip: bool = False  # RND_HFLIP
+    guided_hflip: bool = False  # GUIDED_HFLIP
+    blur: bool = False  # RND_BLUR
+    jitter: float = 0.0  # RND_JITTER
+    greyscale: float = 0.0  # RND_GREYSCALE
+
+    def draw(self, rng: np.random.Generator, position: int) -> Draw:
+        """Draw the T views of the image at `position`, and their noise."""
+        return Draw(
+            position,
+            draw_shared(rng, self.crop_size, self.target_scale, self.hflip),
+            draw_views(rng, self.views, self.crop_size, self.zoom, self.guided_hflip),
+            [draw_noise(rng, self.blur, self.jitter, self.greyscale) for _ in range(self.views)],
+        )
+
+
 class TargetTraining(Dataset):
     """Views of target images; a key (epoch, index, first, last) asks for views first ... last-1 of the T.
 
     All of an item's parameters are drawn, whichever views are asked for: they depend on the seed, the epoch
     and the index alone, and processes that share an image see the same ones.
+
+    Args:
+        samples: the M target images.
+        root: folder that their paths start from.
+        tables: float64 [C,M] from sampling.cumulative_tables.
+        policy: what is drawn.
+        seed: of the run.
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        root: str | Path,
-        tables: np.ndarray,
-        *,
-        crop_size: Size,
-        views: int,
-        target_scale: tuple[float, float] = (1.0, 1.0),
-        zoom: tuple[float, float] = (1.0, 1.0),
-        hflip: bool = False,
-        guided_hflip: bool = False,
-        blur: bool = False,
-        jitter: float = 0.0,
-        greyscale: float = 0.0,
-        seed: int = 0,
+        self, samples: Sequence[Sample], root: str | Path, tables: np.ndarray, policy: ViewPolicy, seed: int = 0
     ) -> None:
-        """`tables`: float64 [C, M] from sampling.cumulative_tables; the others as section 5's keys."""
-        self.samples, self.root, self.tables, self.seed = samples, root, tables, seed
-        self.crop_size, self.views, self.target_scale, self.zoom = crop_size, views, target_scale, zoom
-        self.hflip, self.guided_hflip = hflip, guided_hflip
-        self.blur, self.jitter, self.greyscale = blur, jitter, greyscale
+        self.samples, self.root, self.tables, self.policy, self.seed = samples, root, tables, policy, seed
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, key: Key) -> TargetItem:
+    def __getitem__(self, key: Part) -> TargetBatch:
         epoch, index, first, last = key
         draw = self.draw(epoch, index)
         frame = whole(read_image(Path(self.root, self.samples[draw.position].image)))
@@ -85,27 +96,19 @@ class TargetTraining(Dataset):
     def draw(self, epoch: int, index: int) -> Draw:
         """Draw the image (section 7), its T views, and their noise."""
         rng = np.random.default_rng((self.seed, TARGET, epoch, index))
-        return Draw(
-            sampling.draw_image(self.tables, index, rng.random()),
-            draw_shared(rng, self.crop_size, self.target_scale, self.hflip),
-            draw_views(rng, self.views, self.crop_size, self.zoom, self.guided_hflip),
-            [draw_noise(rng, self.blur, self.jitter, self.greyscale) for _ in range(self.views)],
-        )
+        return self.policy.draw(rng, sampling.draw_image(self.tables, index, rng.random()))
 
 
 class TargetViewsLabelled(Dataset):
-    """The same views with the label of each, uint8 [t, H, W], 255 in padding too: for measuring only."""
+    """The views of a TargetTraining with the label of each, uint8 [t,H,W], 255 in padding too: for measuring only."""
 
-    def __init__(
-        self, samples: Sequence[Sample], root: str | Path, tables: np.ndarray, **options: Any
-    ) -> None:
-        """Arguments as TargetTraining's."""
-        self.training = TargetTraining(samples, root, tables, **options)
+    def __init__(self, training: TargetTraining) -> None:
+        self.training = training
 
     def __len__(self) -> int:
         return len(self.training)
 
-    def __getitem__(self, key: Key) -> tuple[TargetItem, Tensor]:
+    def __getitem__(self, key: Part) -> tuple[TargetBatch, Tensor]:
         epoch, index, first, last = key
         draw = self.training.draw(epoch, index)
         sample = self.training.samples[draw.position]
@@ -114,7 +117,7 @@ class TargetViewsLabelled(Dataset):
         return item, torch.from_numpy(label)
 
 
-def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetItem, np.ndarray | None]:
+def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetBatch, np.ndarray | None]:
     """Views `first` ... `last`-1 of an image as it was read, and their labels (None if it has none).
 
     What the views share is done once.
@@ -136,9 +139,9 @@ def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetI
         add_noise(clean[i], noise, out=noisy[i])
         maps[:, i] = affine(view, height, width)
     tensors = (torch.from_numpy(array) for array in (noisy, clean, padding, *maps))
-    return TargetItem(*tensors, torch.full((count,), draw.position)), label
+    return TargetBatch(*tensors, torch.full((count,), draw.position)), label
 
 
-def collate_views(items: Sequence[TargetItem]) -> TargetBatch:
+def collate_views(items: Sequence[TargetBatch]) -> TargetBatch:
     """The views of several images one after the other: dimension 0 becomes the sum of their t."""
     return TargetBatch(*(torch.cat(field) for field in zip(*items, strict=True)))

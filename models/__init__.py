@@ -49,16 +49,6 @@ def build(name: str, num_classes: int, init: str = "") -> nn.Module:
     return network
 
 
-def set_batchnorm(network: nn.Module, training: bool) -> None:
-    """Let every BatchNorm layer normalise by the batch and move its statistics (True), or use those it has.
-
-    Nothing else of the network changes mode; the affine parameters can be trained either way.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # the base of SyncBatchNorm too
-            module.train(training)
-
-
 def _read_weights(path: str) -> dict[str, Tensor]:
     """The tensors of a weights file, by name, without running code from it; else a UserError."""
     if not os.path.isfile(path):

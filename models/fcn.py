@@ -27,8 +27,9 @@ def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float) -> Ten
     Returns:
         bool [layers,B,channels,1,1] on the CPU, True = kept.
     """
-    generators = [np.random.default_rng(seed % 2**64) for seed in seeds.tolist()]
-    draws = np.stack([rng.random((layers, channels), np.float32) for rng in generators], axis=1)
+    draws = np.empty((layers, len(seeds), channels), np.float32)
+    for i, seed in enumerate(seeds.tolist()):
+        draws[:, i] = np.random.default_rng(seed % 2**64).random((layers, channels), np.float32)
     return torch.from_numpy(draws >= rate)[..., None, None]
 
 

@@ -25,9 +25,10 @@ class SAC(nn.Module):
         self.register_buffer("slow_init", torch.zeros(1))
 
     def train(self, mode: bool = True) -> "SAC":
-        """Training mode is the student's alone; its BatchNorm is the trainer's affair."""
+        """Training mode is the student's alone, and not that of its BatchNorm, whose statistics are frozen (4.1)."""
         super().train(mode)
         self.slow_net.eval()
+        freeze_batchnorm(self.backbone)
         return self
 
     @torch.no_grad()
@@ -53,10 +54,9 @@ class SAC(nn.Module):
         return torch.stack([(slow - fast).norm() for slow, fast in self.averaged()]).sum()
 
     @torch.no_grad()
-    def update_prior(self, chi_now: Tensor, gamma: float, beta: float) -> Tensor:
-        """Section 4.6: move χ towards χ' [C] of all views of all processes; returns the new χ [C]."""
+    def update_prior(self, chi_now: Tensor, gamma: float, beta: float) -> None:
+        """Section 4.6: move χ towards χ' [C], the prior of all views of all processes."""
         self.running_conf.copy_(consistency.update_prior(self.running_conf, chi_now, gamma, beta))
-        return self.running_conf
 
     def averaged(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Pairs (teacher's tensor, student's tensor) of everything that the teacher averages."""
@@ -64,3 +64,10 @@ class SAC(nn.Module):
         for name, slow in self.slow_net.state_dict().items():
             if not name.endswith("num_batches_tracked"):
                 yield slow, student[name]
+
+
+def freeze_batchnorm(network: nn.Module) -> None:
+    """Put every BatchNorm layer into evaluation mode; its weight and bias can be trained nevertheless."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm too
+            module.eval()

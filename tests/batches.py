@@ -3,9 +3,9 @@
 import torch
 from torch import nn
 
-from core.compute import Compute
+from core.compute import Compute, Source, Views
 from core.optim import build_optimiser
-from core.steps import Method, SACStep, Source, Views
+from core.steps import Method, SACStep
 from models.sac import SAC
 
 CPU = torch.device("cpu")
@@ -15,7 +15,7 @@ def source(n: int, size: tuple[int, int], classes: int, seed: int = 0) -> Source
     g = torch.Generator().manual_seed(seed)
     label = torch.randint(0, classes, (n, *size), generator=g)
     label[torch.rand(label.shape, generator=g) < 0.1] = 255
-    return Source(torch.randn(n, 3, *size, generator=g), label, torch.arange(n) + 100)
+    return Source(torch.randn(n, 3, *size, generator=g), label, torch.arange(n) + 100, n)
 
 
 def views(images: int, t: int, size: tuple[int, int], seed: int = 1) -> Views:
@@ -32,7 +32,7 @@ def views(images: int, t: int, size: tuple[int, int], seed: int = 1) -> Views:
     inverse = torch.zeros_like(a)
     inverse[:, 0, 0], inverse[:, 1, 1] = flip / zoom, 1 / zoom
     inverse[:, 0, 2], inverse[:, 1, 2] = -shift[:, 0] * flip / zoom, -shift[:, 1] / zoom
-    return Views(noisy, clean, padding, a, inverse, torch.arange(n) + 200)
+    return Views(noisy, clean, padding, a, inverse, torch.arange(n) + 200, n)
 
 
 def sac_step(

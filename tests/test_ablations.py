@@ -93,7 +93,7 @@ class Seen:
 
     def __init__(self, run: Trainer) -> None:
         self.step, self.views = run.train_step, []
-        self.sac, self.constants = self.step.sac, self.step.constants
+        self.sac, self.constants = self.step.network, self.step.constants
 
     def __call__(self, source: object, views: object, iteration: int) -> dict:
         self.views.append(views)

@@ -272,11 +272,11 @@ def test_c10_a_baseline_s_snapshot_serves_for_inference(runs: Runs) -> None:
 def test_c9_measuring_changes_no_state() -> None:
     """Pseudo labels for measuring, as core/validation.py asks for them, and those for training."""
     step = sac_step("avg_pool")
-    before = {name: x.clone() for name, x in step.sac.state_dict().items()}
+    before = {name: x.clone() for name, x in step.network.state_dict().items()}
     step.label(views(), learn=False, shared=False)
-    assert all(torch.equal(x, before[name]) for name, x in step.sac.state_dict().items())
+    assert all(torch.equal(x, before[name]) for name, x in step.network.state_dict().items())
     step.label(views())
-    changed = [name for name, x in step.sac.state_dict().items() if not torch.equal(x, before[name])]
+    changed = [name for name, x in step.network.state_dict().items() if not torch.equal(x, before[name])]
     assert changed == ["running_conf"]
 
 

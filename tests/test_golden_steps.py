@@ -5,10 +5,10 @@ import torch
 from golden_data import Golden
 from torch import nn
 
-from core.compute import Compute
+from core.compute import Compute, Images, Source, Views
 from core.optim import build_optimiser
-from core.steps import BaselineStep, Method, SACStep, Source, Views
-from models import consistency as method
+from core.steps import BaselineStep, Method, SACStep
+from models import consistency
 from models.sac import SAC
 
 SETTINGS = Golden("c06_sac_step").json["runs"]
@@ -47,14 +47,15 @@ def compare_state(module: nn.Module, golden: Golden, prefix: str, atol: float) -
 
 def source_of(golden: Golden, i: int) -> Source:
     image = golden[f"it{i}/src_image"]
-    return Source(image, golden[f"it{i}/src_label"].long(), torch.zeros(len(image), dtype=torch.int64))
+    return Source(image, golden[f"it{i}/src_label"].long(), torch.zeros(len(image), dtype=torch.int64), len(image))
 
 
 def views_of(golden: Golden, i: int) -> Views:
     noisy = golden[f"it{i}/frames1"]
     padding = golden[f"it{i}/frames_gt"] == -1
     seeds = torch.zeros(len(noisy), dtype=torch.int64)
-    return Views(noisy, golden[f"it{i}/frames2"], padding, golden[f"it{i}/affine"], golden[f"it{i}/affine_inv"], seeds)
+    maps = golden[f"it{i}/affine"], golden[f"it{i}/affine_inv"]
+    return Views(noisy, golden[f"it{i}/frames2"], padding, *maps, seeds, len(noisy))
 
 
 def sac_step(setting: dict, golden: Golden, micro_batch: int = 0) -> SACStep:
@@ -88,11 +89,11 @@ def test_three_iterations_of_sac(name, micro_batch):
         assert ("teacher_diff" in values) == bool(log["update_teacher"][i])
         if "teacher_diff" in values:
             assert values["teacher_diff"].item() == pytest.approx(log["loss_teacher_diff"][i], abs=2e-5)
-        for parameter, value in step.sac.backbone.named_parameters():
+        for parameter, value in step.network.backbone.named_parameters():
             close(value.grad, golden[f"it{i}/grad_total/backbone.{parameter}"], 1e-4, parameter)
-        close(step.sac.running_conf, golden[f"it{i}/running_conf"], 1e-6, "class prior")
-        compare_state(step.sac, golden, f"it{i}/after/", 2e-5)
-    named = dict(step.sac.backbone.named_parameters())
+        close(step.network.running_conf, golden[f"it{i}/running_conf"], 1e-6, "class prior")
+        compare_state(step.network, golden, f"it{i}/after/", 2e-5)
+    named = dict(step.network.backbone.named_parameters())
     for parameter, value in named.items():
         buffer = step.optimiser.state[value]["momentum_buffer"]
         close(buffer, golden[f"final/momentum_buffer/backbone.{parameter}"], 1e-4, parameter)
@@ -102,10 +103,10 @@ def test_three_iterations_of_sac(name, micro_batch):
 def test_pseudo_labels_inside_the_step(name):
     setting, golden = SETTINGS[name], Golden(f"c06_sac_step_{name}")
     step = sac_step(setting, golden)
-    step.sac.update_teacher(step.constants.net_momentum, step.constants.beta)
+    step.network.update_teacher(step.constants.net_momentum, step.constants.beta)
     pseudo = step.label(views_of(golden, 0))
     assert (pseudo.label != golden["it0/pseudo_labels"].long()).float().mean() <= 2e-4
-    close(pseudo.best[:, ::2, ::2], golden["it0/teacher_conf_sub"], 5e-6, "confidence")
+    close(pseudo.confidence[:, ::2, ::2], golden["it0/teacher_conf_sub"], 5e-6, "confidence")
     close(step.teach(views_of(golden, 0).noisy), golden["it0/student_logits"], 1e-5, "student's logits")
 
 
@@ -118,7 +119,8 @@ def test_three_iterations_of_the_baseline(name):
     optimiser = build_optimiser(network, "SGD", model["LR"], 0.9, model["OPT_NESTEROV"], model["WEIGHT_DECAY"])
     step = BaselineStep(network, optimiser, Compute(torch.device("cpu"), False))
     for i in range(3):
-        values = step(source_of(golden, i), golden[f"it{i}/tgt_image"])
+        target = golden[f"it{i}/tgt_image"]
+        values = step(source_of(golden, i), Images(target, len(target)), i)
         assert values["loss_ce"].item() == pytest.approx(setting["log"]["loss_ce_source"][i], abs=2e-5)
         for parameter, value in network.named_parameters():
             close(value.grad, golden[f"it{i}/grad_total/backbone.{parameter}"], 1e-4, parameter)
@@ -154,4 +156,4 @@ def test_teacher_is_not_trained_and_stays_in_evaluation_mode():
     sac = SAC(Stub(3), Stub(3), 3).train()
     assert not sac.slow_net.training and sac.backbone.training
     assert not any(p.requires_grad for p in sac.slow_net.parameters())
-    assert method.IGNORE == 255
+    assert consistency.IGNORE == 255

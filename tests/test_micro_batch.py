@@ -33,7 +33,7 @@ def two_steps(step: SACStep) -> tuple[list[dict], list[dict[str, torch.Tensor]]]
     for i in range(2):
         out = step(batches.source(3, SIZE, CLASSES, i), batches.views(2, 3, SIZE, 10 + i), i)
         values.append({name: value.sum().item() for name, value in out.items()})
-        named = step.sac.backbone.named_parameters()
+        named = step.network.backbone.named_parameters()
         gradients.append({name: parameter.grad.clone() for name, parameter in named})
     return values, gradients
 

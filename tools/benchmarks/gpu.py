@@ -94,7 +94,7 @@ def prepared(settings: Settings, micro_batch: int, compiled: bool) -> tuple:
 def arithmetic(step: object, image: torch.Tensor) -> float:
     """Floating-point operations of an iteration's networks, from those of one forward pass."""
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        step.sac.slow_net(image)
+        step.network.slow_net(image)
     return FORWARDS * counter.get_total_flops()
 
 

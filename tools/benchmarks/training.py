@@ -53,7 +53,7 @@ def batch(sources: int, groups: int, views: int, size: tuple[int, int], device: 
 
 def networks_alone(step: SACStep, source: Source, views: Views) -> None:
     """Student forward and backward on all images, teacher forward on the views: nothing else."""
-    set_batchnorm(step.sac.train().backbone, False)
+    set_batchnorm(step.network.train().backbone, False)
     step.compute.logits(step.student, torch.cat([source.image, views.noisy])).sum().backward()
     with torch.no_grad():
         step.compute.logits(step.teacher, views.clean)
@@ -152,7 +152,7 @@ def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Laps:
         lap("fusion")
         best[image], guess[image] = consistency.confidence_in_views(*fused, views.A_inv[image])
         lap("confidence_in_views")
-    chi = step.sac.running_conf
+    chi = step.network.running_conf
     theta = consistency.thresholds(best, guess, consistency.discount(chi, c.beta), c.upper, c.lower)
     label = consistency.pseudo_labels(best, guess, theta, views.padding)
     weight = consistency.pixel_weight(best, c.loss)

@@ -1,0 +1,163 @@
+"""From the configuration to what a run is made of; what is made here takes plain values and knows no configuration."""
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from yacs.config import CfgNode
+
+from core import distributed, optim
+from core.cli import UserError
+from core.compute import Compute, Inputs, uses_bfloat16
+from core.steps import BaselineStep, Method, SACStep
+from core.threads import cores
+from datasets import Data, target_images
+from datasets.lists import Sample
+from datasets.transforms import renormalised
+from models import build
+from models.sac import SAC
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """When a run does what; the keys are the configuration's."""
+
+    epochs: int  # TRAIN.NUM_EPOCHS
+    most_iterations: int  # TRAIN.MAX_ITER, 0 = no limit
+    snapshot: int  # TRAIN.SNAPSHOT_ITER, iterations
+    lists: int  # LOG.ITER_VAL, epochs
+    target: int  # LOG.ITER_TARGET, epochs; 0 = never, in the baseline
+
+
+def intervals(cfg: CfgNode) -> Intervals:
+    """The intervals of a run."""
+    train, log = cfg.TRAIN, cfg.LOG
+    target = 0 if cfg.MODEL.BASELINE else log.ITER_TARGET
+    return Intervals(train.NUM_EPOCHS, train.MAX_ITER, train.SNAPSHOT_ITER, log.ITER_VAL, target)
+
+
+def start_processes(cfg: CfgNode) -> torch.device:
+    """Check that the device is there and that there are images for all processes, and start them."""
+    if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
+        raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
+    if cfg.TRAIN.DETERMINISTIC:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+        torch.use_deterministic_algorithms(True)
+    device = distributed.start(cfg.TRAIN.DEVICE)
+    if distributed.size() > cfg.TRAIN.BATCH_SIZE:
+        raise UserError(f"{distributed.size()} processes cannot share the {cfg.TRAIN.BATCH_SIZE} source images of an "
+                        f"iteration: use at most {cfg.TRAIN.BATCH_SIZE} (NUM_GPUS), or a larger TRAIN.BATCH_SIZE")
+    torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.TRAIN.DETERMINISTIC
+    return device
+
+
+def default_workers() -> int:
+    """Loader processes per training process: its share of the machine's cores, at most 8."""
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, min(8, cores() // here))
+
+
+def compute(cfg: CfgNode, device: torch.device) -> Compute:
+    """How the networks run."""
+    train = cfg.TRAIN
+    return Compute(device, uses_bfloat16(train.PRECISION, device), train.MICRO_BATCH, train.COMPILE)
+
+
+def constants(cfg: CfgNode) -> Method:
+    """The method's constants."""
+    model = cfg.MODEL
+    return Method(
+        views=cfg.TRAIN.GROUP_SIZE, lr_target=model.LR_TARGET,
+        net_momentum=model.NET_MOMENTUM, net_momentum_iter=model.NET_MOMENTUM_ITER,
+        stat_momentum=model.STAT_MOMENTUM, fusion=model.CONF_POOL if model.CONF_POOL_ON else "",
+        upper=model.RUN_CONF_UPPER, lower=model.RUN_CONF_LOWER, beta=model.THRESHOLD_BETA,
+        discount=model.CONF_DISCOUNT, loss=model.LOSS, focal_p=model.FOCAL_P,
+    )
+
+
+def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineStep | SACStep:
+    """The networks, the student's optimiser, and the step that trains them.
+
+    Args:
+        cfg: the configuration.
+        compute: how the networks run.
+        classes: C.
+        init: file of ImageNet weights, or "" for random ones.
+    """
+    student = _network(cfg, compute, classes, init)
+    model = cfg.MODEL
+    optimiser = optim.build_optimiser(
+        student, model.OPT, model.LR, model.MOMENTUM, model.OPT_NESTEROV, model.WEIGHT_DECAY, model.BETA1)
+    if not cfg.MODEL.BASELINE:
+        network = SAC(student, _network(cfg, compute, classes, ""), classes).to(compute.device)
+        return SACStep(network, optimiser, compute, constants(cfg))
+    return BaselineStep(student, optimiser, compute)
+
+
+def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Module:
+    network = build(cfg.MODEL.ARCH, classes, init).to(compute.device, memory_format=torch.channels_last)
+    if not cfg.MODEL.BASELINE or distributed.size() == 1:
+        return network
+    if compute.device.type != "cuda" and any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+        raise UserError(
+            f"the baseline needs synchronised BatchNorm over its {distributed.size()} processes, which torch has "
+            "for CUDA only: use one process on the CPU"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
+    """From the loader's batches to the step."""
+    data = cfg.DATASET
+    target = data.MEAN, data.STD
+    source = target
+    if data.RENORM_SOURCE:
+        source = renormalised(*target, data.SOURCE_MEAN, data.SOURCE_STD, data.TARGET_MEAN, data.TARGET_STD)
+    views = 1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE
+    totals = cfg.TRAIN.BATCH_SIZE, target_images(cfg, distributed.size()) * views
+    return Inputs(device, source, target, totals, seed)
+
+
+def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
+    """What a snapshot of this run says of it, and has to say for the run to continue from it."""
+    lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
+    return {
+        "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
+        "config": cfg.dump(), "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+    }
+
+
+def digest(samples: Iterable[Sample]) -> str:
+    """A fingerprint of a list's lines, in their order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        digest.update(f"{sample.image}\n{sample.label}\n".encode())
+    return digest.hexdigest()
+
+
+def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
+    """What an iteration takes, in a line."""
+    train, processes = cfg.TRAIN, distributed.size()
+    targets, views = target_images(cfg, processes), "" if cfg.MODEL.BASELINE else f" x {train.GROUP_SIZE} views"
+    raised = f" (TRAIN.NUM_GROUPS = {train.NUM_GROUPS}, at least one per process)" if targets > train.NUM_GROUPS else ""
+    return (
+        f"plan: {train.BATCH_SIZE} source images and {targets} target images{views} per iteration{raised}, "
+        f"{processes} process{'es' if processes > 1 else ''}, micro-batch {train.MICRO_BATCH or 'all at once'}, "
+        f"{'bfloat16' if compute.bfloat16 else 'float32'} networks, {workers} loader workers per process, seed {seed}"
+    )
+
+
+def introduction(cfg: CfgNode, data: Data, compute: Compute) -> list[str]:
+    """What a run is about to do, in lines for the log."""
+    lines = []
+    if data.missing:
+        lines.append(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
+    if not data.lists:
+        lines.append("there is no list to validate on (VAL.LISTS): validation is left out")
+    lines.append(f"the best snapshots are chosen by {data.select}" if data.select
+                 else "no list chooses among the snapshots: last.pth is the result")
+    return [*lines, plan(cfg, compute, data.workers, data.seed)]
