@@ -1,47 +1,47 @@
-"""Notices when a run makes no sense any more. Each warning comes once, with what it usually means."""
+"""Warns when training looks broken: each warning once, with its usual causes."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-WINDOW = 200  # iterations in a row that make a rule
-RARE = 20  # a class has vanished when it stays away this many times as long as it used to
+WINDOW = 200  # consecutive iterations before a warning
+RARE = 20  # a class has vanished when it is absent this many times longer than usual
 
 
 class Finding(NamedTuple):
-    """A short name for machines, and what to say."""
+    """A warning: a short name for machines, and a text for people."""
 
     name: str
     text: str
 
 
 class Alarms:
-    """What has to be remembered between iterations, all of it plain numbers.
+    """The checks, and everything they remember between iterations, as plain numbers.
 
     Args:
-        names: of the classes.
+        names: the class names.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self.memory: dict[str, Any] = {
-            "said": [],  # names of the warnings so far
+            "said": [],  # names of the warnings given so far
             "steps": 0,
             "seen": [0] * len(names),  # iterations with pseudo labels of the class
             "absent": [0] * len(names),  # iterations since the last of those
-            "few": 0,  # iterations in a row with next to no pseudo labels
-            "all": 0,  # iterations in a row with pseudo labels everywhere
-            "entropy": 0.0,  # the class prior's largest so far
+            "few": 0,  # consecutive iterations with almost no pseudo labels
+            "all": 0,  # consecutive iterations with pseudo labels almost everywhere
+            "entropy": 0.0,  # the largest entropy of the class prior so far
             "first": {},  # mIoU of the first validation, by list
         }
 
     def step(self, kept: float, seen: Sequence[bool], chi: Sequence[float] | None) -> list[Finding]:
-        """After an iteration of SAC.
+        """Check an iteration of SAC; returns new warnings.
 
         Args:
-            kept: share of the pixels that have a pseudo label, 0 ... 1.
-            seen: [C], whether any pixel has the class as its pseudo label.
-            chi: the class prior χ [C], where it has been read.
+            kept: share of pixels that have a pseudo label, 0 ... 1.
+            seen: [C], whether the class occurs among the pseudo labels.
+            chi: the class prior χ [C], if it has been read.
         """
         m = self.memory
         m["steps"] += 1
@@ -50,13 +50,14 @@ class Alarms:
         found = []
         if m["few"] == WINDOW:
             found.append(Finding("kept_near_0", (
-                f"fewer than 1 % of the pixels have had a pseudo label for {WINDOW} iterations: nothing is learnt from "
-                "the target. The teacher is unsure of everything: a baseline that has not learnt, a learning rate that "
-                "is too high, or MODEL.RUN_CONF_LOWER above what it reaches")))
+                f"fewer than 1 % of the pixels have had a pseudo label for {WINDOW} iterations, so nothing is learnt "
+                "from the target. The teacher is not confident about anything: the baseline may be poor, the learning "
+                "rate too high, or MODEL.RUN_CONF_LOWER above the teacher's confidence")))
         if m["all"] == WINDOW:
             found.append(Finding("kept_near_1", (
-                f"more than 99 % of the pixels have had a pseudo label for {WINDOW} iterations: errors are learnt with "
-                "the rest. The teacher is sure of everything: it has collapsed, or MODEL.RUN_CONF_UPPER is too low")))
+                f"more than 99 % of the pixels have had a pseudo label for {WINDOW} iterations, so errors are learnt "
+                "as well. The teacher is confident about everything: it may have collapsed, or MODEL.RUN_CONF_UPPER is "
+                "too low")))
         found += self._vanished(seen)
         if chi is not None:
             found += self._collapsed(chi)
@@ -67,16 +68,17 @@ class Alarms:
         for c, name in enumerate(self.names):
             m["seen"][c] += bool(seen[c])
             m["absent"][c] = 0 if seen[c] else m["absent"][c] + 1
-            usual = (m["steps"] - m["absent"][c]) / max(1, m["seen"][c])  # iterations from one to the next
+            usual = (m["steps"] - m["absent"][c]) / max(1, m["seen"][c])  # iterations between occurrences
             if m["seen"][c] >= 10 and m["absent"][c] >= max(WINDOW, RARE * usual):
                 found.append(Finding(f"vanished/{name}", (
-                    f"{name} has not been among the pseudo labels for {m['absent'][c]} iterations, before it was in "
-                    f"every {usual:.0f}. The student forgets it: importance weights (DATASET.SAMPLE_WEIGHTS) that are "
-                    "missing or of other images, or a larger class that takes its place")))
+                    f"{name} has not occurred among the pseudo labels for {m['absent'][c]} iterations; before, it "
+                    f"occurred every {usual:.0f}. The student is forgetting it: importance weights "
+                    "(DATASET.SAMPLE_WEIGHTS) may be missing or belong to other images, or a larger class is taking "
+                    "its place")))
         return found
 
     def _collapsed(self, chi: Sequence[float]) -> list[Finding]:
-        """The entropy of the class prior tells how many classes share the pixels."""
+        """The entropy of the class prior measures how many classes share the pixels."""
         total = max(1e-12, math.fsum(max(0.0, x) for x in chi))
         entropy = -math.fsum(x / total * math.log(x / total) for x in chi if x > 0)
         m = self.memory
@@ -85,22 +87,22 @@ class Alarms:
             return []
         largest = max(range(len(chi)), key=chi.__getitem__)
         return [Finding("collapse", (
-            f"the class prior collapses: {self.names[largest]} has {100 * chi[largest] / total:.0f} % of it, and its "
-            f"entropy has fallen from {m['entropy']:.2f} to {entropy:.2f}. Teacher and student agree on ever fewer "
-            "classes: a lower MODEL.LR or MODEL.LR_TARGET, or a better baseline"))]
+            f"the class prior is collapsing: {self.names[largest]} has {100 * chi[largest] / total:.0f} % of it, and "
+            f"its entropy has dropped from {m['entropy']:.2f} to {entropy:.2f}. Teacher and student agree on fewer "
+            "and fewer classes: try a lower MODEL.LR or MODEL.LR_TARGET, or a better baseline"))]
 
     def validation(self, name: str, miou: float) -> list[Finding]:
-        """After a validation of the student on the list `name`; miou in 0 ... 1."""
+        """Check the student's validation on the list `name`, miou in 0 ... 1; returns new warnings."""
         first = self.memory["first"].setdefault(name, miou)
         if not miou < first * 2 / 3:
             return []
         return self._new([Finding(f"fall/{name}", (
-            f"the mIoU on {name} is {100 * miou:.1f} %, at its first validation it was {100 * first:.1f} %: more "
-            "than a third is lost. The pseudo labels have drifted: the best snapshots are from before; a lower "
+            f"the mIoU on {name} has dropped by more than a third, from {100 * first:.1f} % at the first validation "
+            f"to {100 * miou:.1f} %. The pseudo labels have drifted: the best snapshots are earlier ones; try a lower "
             "MODEL.LR or MODEL.LR_TARGET, or a better baseline"))])
 
     def _new(self, found: list[Finding]) -> list[Finding]:
-        """Those that have not been said yet."""
+        """Those that have not been given yet."""
         new = [f for f in found if f.name not in self.memory["said"]]
         self.memory["said"] += [f.name for f in new]
         return new

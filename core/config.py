@@ -1,20 +1,21 @@
-"""Every configuration key: its default, what it may be, what it means. `load` merges, checks and freezes.
+"""Every configuration key: its default, its allowed values, its meaning. `load` merges, checks and freezes.
 
-A configuration is a yacs CfgNode, made by `load` and read only by the builders (trainer, datasets); whatever they
-build takes plain values.
+A configuration is a yacs CfgNode, made by `load` and read only by the builders; whatever they build takes plain values.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
 from core.cli import UserError
 from core.files import read_yaml
+from models import NETWORKS
+from models.consistency import LOSSES, POOLS
 
 
 class Rule(NamedTuple):
-    """What a value may be: in words, and as a test."""
+    """The values that are allowed: in words, and as a test."""
 
     allowed: str
     test: Callable[[Any], bool]
@@ -33,12 +34,12 @@ def _numbers(length: int, allowed: str, test: Callable[[Any], bool]) -> Rule:
     return Rule(f"{length} {allowed}", lambda v: len(v) == length and all(test(x) for x in v))
 
 
-def _one_of(*names: str) -> Rule:
+def _one_of(names: Collection[str]) -> Rule:
     return Rule(" | ".join(names), lambda v: v in names)
 
 
 ANY = Rule("anything", lambda _: True)
-NAMED = Rule("not empty", lambda v: v.strip() != "")
+NAMED = Rule("non-empty text", lambda v: v.strip() != "")
 COUNT = Rule("a whole number >= 1", lambda v: v >= 1)
 COUNT0 = Rule("a whole number >= 0", lambda v: v >= 0)
 POSITIVE = Rule("a number > 0", lambda v: 0 < v < float("inf"))
@@ -50,89 +51,93 @@ COLOUR = _numbers(3, "numbers from 0 to 1: red, green, blue", lambda x: 0 <= x <
 SPREAD = _numbers(3, "numbers > 0: red, green, blue", lambda x: 0 < x < float("inf"))
 
 KEYS = (
-    Key("TRAIN.BATCH_SIZE", 16, COUNT, "B: source images in an iteration, over all processes together"),
-    Key("TRAIN.NUM_EPOCHS", 200, COUNT, "epochs in all; a run starts at 0, or at its baseline snapshot's epoch"),
+    Key("TRAIN.BATCH_SIZE", 16, COUNT, "B: source images per iteration, over all processes"),
+    Key("TRAIN.NUM_EPOCHS", 200, COUNT,
+        "total number of epochs; a run starts at 0, or at the epoch of its baseline snapshot"),
     Key("TRAIN.TASK", "train_game_9K", NAMED, "list of the labelled source images"),
-    Key("TRAIN.TARGET", "train_cityscapes", NAMED, "list of the target images; labels in it are not used to train"),
-    Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the source's cross-entropy"),
-    Key("TRAIN.NUM_GROUPS", 4, COUNT, "N: target images in an iteration, over all processes together"),
+    Key("TRAIN.TARGET", "train_cityscapes", NAMED,
+        "list of the target images; its labels, if any, are not used for training"),
+    Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
+    Key("TRAIN.NUM_GROUPS", 4, COUNT, "N: target images per iteration, over all processes"),
     Key("TRAIN.GROUP_SIZE", 2, COUNT, "T: views of each target image"),
-    Key("TRAIN.PRECISION", "auto", _one_of("auto", "float32", "bfloat16"),
-        "of the networks alone; auto = bfloat16 on CUDA devices that compute in it, float32 elsewhere"),
-    Key("TRAIN.MICRO_BATCH", 0, COUNT0, "images in a forward pass, on one process; 0 = all at once"),
+    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "bfloat16")),
+        "precision of the networks only; auto = bfloat16 on CUDA devices that support it, float32 elsewhere"),
+    Key("TRAIN.MICRO_BATCH", 0, COUNT0, "images per forward pass, on each process; 0 = all at once"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),
-    Key("TRAIN.SNAPSHOT_ITER", 500, COUNT, "iterations between two writings of last.pth (and at each epoch's end)"),
-    Key("TRAIN.MAX_ITER", 0, COUNT0, "stop after so many iterations in all; 0 = no limit"),
-    Key("TRAIN.DEVICE", "auto", _one_of("auto", "cuda", "cpu"),
-        "where the networks run; auto = cuda where there is any"),
+    Key("TRAIN.SNAPSHOT_ITER", 500, COUNT,
+        "iterations between writes of last.pth, which is also written after each epoch"),
+    Key("TRAIN.MAX_ITER", 0, COUNT0, "stop after this many iterations in total; 0 = no limit"),
+    Key("TRAIN.DEVICE", "auto", _one_of(("auto", "cuda", "cpu")),
+        "where the networks run; auto = cuda if available"),
     Key("VAL.IGNORE_CLASS", [], Rule("class numbers", lambda v: all(0 <= x < 255 for x in v)),
-        "classes left out of the mIoU and drawn uniformly by the importance sampling"),
-    Key("VAL.LISTS", [], ANY, "lists to validate on; empty = the published ones for the published tasks, else none"),
-    Key("VAL.SELECT", "", ANY, "the list whose student mIoU chooses the best snapshots; empty = val2_cityscapes if "
-        "validated, else the last of VAL.LISTS, else none"),
-    Key("DATASET.ROOT", "data", NAMED, "folder that the lists' paths start from"),
+        "classes excluded from the mIoU; importance sampling draws uniformly for them"),
+    Key("VAL.LISTS", [], ANY,
+        "lists to validate on; empty = the published ones for the published tasks, none for others"),
+    Key("VAL.SELECT", "", ANY, "the list whose student mIoU selects the best snapshots; empty = val2_cityscapes if "
+        "it is validated on, else the last of VAL.LISTS, else none"),
+    Key("DATASET.ROOT", "data", NAMED, "folder that the paths in lists are relative to"),
     Key("DATASET.CLASSES", "cityscapes", NAMED, "the label set: cityscapes, or a YAML file (docs/own_data.md)"),
-    Key("DATASET.ON_ERROR", "stop", _one_of("stop", "skip"), "what a training image that cannot be used does: stop "
-        "the run, or be replaced by the next item, counted and logged, until they are more than 1 % of a list"),
+    Key("DATASET.ON_ERROR", "stop", _one_of(("stop", "skip")), "what happens if a training image cannot be used: stop "
+        "the run, or skip to the next item; skipped images are counted and logged, at most 1 % of a list"),
     Key("DATASET.SAMPLE_WEIGHTS", "", ANY, "importance weights of the target images; empty = uniform sampling"),
-    Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling in the importance sampling"),
-    Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of everything trained on and of validation"),
+    Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling within the importance sampling"),
+    Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of the training and validation crops"),
     Key("DATASET.GAME_SIZE", [1052, 1914], Rule("height, width, or [] for none",
         lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "source images and labels under game/ are first "
-        "resized to this"),
+        "resized to this size"),
     Key("DATASET.VAL_CROP", True, ANY, "validate on a centre crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_CROP", True, ANY, "source: random crop of CROP_SIZE; False = resize to it"),
-    Key("DATASET.RND_HFLIP", True, ANY, "flip half of the images (all views of a target image together)"),
-    Key("DATASET.RND_BLUR", True, ANY, "target noise: Gaussian blur of radius U(0.1, 2) on every view"),
-    Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of a grey view"),
+    Key("DATASET.RND_HFLIP", True, ANY, "flip half of the images, all views of a target image together"),
+    Key("DATASET.RND_BLUR", True, ANY, "target noise: Gaussian blur with radius U(0.1, 2) on every view"),
+    Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of turning a view grey"),
     Key("DATASET.RND_JITTER", 0.0, SHARE, "strength of the colour jitter, source and target; 0 = none"),
-    Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each by itself"),
-    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of the views 1 ... T-1"),
-    Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after its resize to CROP_SIZE"),
-    Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur of radius 1 on half of the images"),
-    Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches the colour jitter on; its strength is "
+    Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each independently"),
+    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1"),
+    Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after resizing it to CROP_SIZE"),
+    Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur with radius 1 on half of the images"),
+    Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches on the colour jitter, whose strength is "
         "RND_JITTER (released code)"),
     Key("DATASET.SCALE_FROM", 0.5, POSITIVE, "smallest scale of a source image"),
     Key("DATASET.SCALE_TO", 1.5, POSITIVE, "largest scale of a source image"),
     Key("DATASET.MEAN", [0.485, 0.456, 0.406], COLOUR, "mean of the networks' input (ImageNet's)"),
-    Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "deviation of the networks' input (ImageNet's)"),
-    Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours get the target's statistics"),
-    Key("DATASET.SOURCE_MEAN", [0.481, 0.479, 0.465], COLOUR, "the source's own mean (GTA5; SYNTHIA .315 .278 .248)"),
-    Key("DATASET.SOURCE_STD", [0.243, 0.239, 0.237], SPREAD, "the source's own deviation (SYNTHIA .225 .214 .210)"),
-    Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "the target's own mean (Cityscapes)"),
-    Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "the target's own deviation (Cityscapes)"),
-    Key("MODEL.ARCH", "deeplabv2_resnet101",
-        _one_of("deeplabv2_resnet101", "deeplabv2_vgg16_bn", "fcn_vgg16_bn", "deeplabv2_resnet18"), "the network"),
-    Key("MODEL.INIT_MODEL", "", ANY, "file of ImageNet weights to start from; empty = random"),
+    Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "standard deviation of the networks' input (ImageNet's)"),
+    Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours match the target's statistics"),
+    Key("DATASET.SOURCE_MEAN", [0.481, 0.479, 0.465], COLOUR,
+        "mean of the source images (GTA5; for SYNTHIA .315 .278 .248)"),
+    Key("DATASET.SOURCE_STD", [0.243, 0.239, 0.237], SPREAD,
+        "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
+    Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
+    Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "standard deviation of the target images (Cityscapes)"),
+    Key("MODEL.ARCH", "deeplabv2_resnet101", _one_of(NETWORKS), "the network"),
+    Key("MODEL.INIT_MODEL", "", ANY, "file with the ImageNet weights to start from; empty = random weights"),
     Key("MODEL.BASELINE", False, ANY, "True: the ABN baseline; False: SAC"),
-    Key("MODEL.OPT", "SGD", _one_of("SGD", "Adam"), "the optimiser"),
-    Key("MODEL.OPT_NESTEROV", False, ANY, "SGD with Nesterov's momentum"),
-    Key("MODEL.LR", 3e-4, AT_LEAST0, "learning rate of pretrained weights; biases x2, new layers x10 and x20"),
-    Key("MODEL.MOMENTUM", 0.9, Rule("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1),
-        "momentum of SGD"),
-    Key("MODEL.BETA1", 0.5, Rule("a number from 0 up to, not including, 1", lambda v: 0 <= v < 1),
-        "first beta of Adam"),
-    Key("MODEL.WEIGHT_DECAY", 1e-5, AT_LEAST0, "weight decay of weights; biases have none"),
-    Key("MODEL.LR_TARGET", 1.0, AT_LEAST0, "weight of the target's loss L_t beside the source's"),
+    Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam")), "the optimiser"),
+    Key("MODEL.OPT_NESTEROV", False, ANY, "SGD with Nesterov momentum"),
+    Key("MODEL.LR", 3e-4, AT_LEAST0,
+        "learning rate of pretrained weights; biases x2, new layers x10, their biases x20"),
+    Key("MODEL.MOMENTUM", 0.9, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "momentum of SGD"),
+    Key("MODEL.BETA1", 0.5, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "first beta of Adam"),
+    Key("MODEL.WEIGHT_DECAY", 1e-5, AT_LEAST0, "weight decay, except for biases"),
+    Key("MODEL.LR_TARGET", 1.0, AT_LEAST0, "weight of the target loss L_t relative to the source loss"),
     Key("MODEL.STAT_MOMENTUM", 0.99, SHARE, "γ_χ: momentum of the class prior χ"),
     Key("MODEL.NET_MOMENTUM", 0.99, SHARE, "γ_ψ: momentum of the teacher"),
-    Key("MODEL.NET_MOMENTUM_ITER", 100, COUNT, "iterations between two updates of the teacher"),
+    Key("MODEL.NET_MOMENTUM_ITER", 100, COUNT, "iterations between updates of the teacher"),
     Key("MODEL.CONF_DISCOUNT", True, ANY, "lower the thresholds of rare classes, d_c = 1 - exp(-χ_c/β)"),
     Key("MODEL.CONF_POOL_ON", True, ANY, "fuse the views of an image"),
-    Key("MODEL.CONF_POOL", "avg_pool", _one_of("avg_pool", "minentropy_pool"), "how the views are fused"),
+    Key("MODEL.CONF_POOL", "avg_pool", _one_of(POOLS), "how the views are fused"),
     Key("MODEL.FOCAL_P", 3.0, AT_LEAST0, "λ: power of the focal term (1-χ_c)^λ"),
-    Key("MODEL.LOSS", "focal_ce_conf_batch", _one_of("focal_ce", "focal_ce_conf", "focal_ce_conf_batch"),
-        "weight of a pixel: none, its confidence (paper), the batch's mean confidence there (released code)"),
+    Key("MODEL.LOSS", "focal_ce_conf_batch", _one_of(LOSSES),
+        "weight of a pixel: 1, its confidence (paper), the batch's mean confidence at its position (released code)"),
     Key("MODEL.RUN_CONF_UPPER", 0.75, SHARE, "ζ: a threshold is this share of the class's highest confidence"),
     Key("MODEL.RUN_CONF_LOWER", 0.2, SHARE, "the lowest threshold"),
     Key("MODEL.THRESHOLD_BETA", 1e-3, POSITIVE, "β: classes rarer than this get lower thresholds"),
-    Key("LOG.ITER_VAL", 2, COUNT, "epochs between two validations"),
-    Key("LOG.ITER_TARGET", 4, COUNT, "epochs between two measurements of the target's training views"),
-    Key("TB.IM_SIZE", [256, 256], SIZE, "height, width of a picture in TensorBoard's panels"),
+    Key("LOG.ITER_VAL", 2, COUNT, "epochs between validations"),
+    Key("LOG.ITER_TARGET", 4, COUNT, "epochs between measurements on the target's training views"),
+    Key("TB.IM_SIZE", [256, 256], SIZE, "height, width of each picture in TensorBoard's panels"),
 )
 
-# In the authors' files; they mean nothing here.
+# In the authors' files; they have no meaning here.
 IGNORED = ("LOG.ITER_TRAIN", "MODEL.RUN_CONF_MOMENT")
 
 
@@ -146,21 +151,21 @@ def defaults() -> CfgNode:
 
 
 def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
-    """Defaults, then the YAML file, then KEY VALUE pairs; checked and frozen.
+    """Merge the defaults, the YAML file and the KEY VALUE pairs, in this order; check and freeze the result.
 
     Args:
         file: a YAML file with sections and keys as in KEYS.
-        pairs: KEY VALUE KEY VALUE ..., as the command line has them.
+        pairs: KEY VALUE KEY VALUE ..., as on the command line.
 
     Returns:
         The frozen configuration, and lines worth logging (keys that were ignored).
 
     Raises:
-        UserError: a key that is unknown, or a value of the wrong type or that makes no sense.
+        UserError: a key is unknown, or a value has the wrong type or is not allowed.
     """
     pairs = list(pairs)
     if len(pairs) % 2:
-        raise UserError(f"--set takes KEY VALUE pairs, {pairs[-1]!r} has no value")
+        raise UserError(f"--set takes KEY VALUE pairs, but {pairs[-1]!r} has no value")
     changes = _entries(file) + [
         (name, value, "--set") for name, value in zip(pairs[::2], pairs[1::2], strict=True)
     ]
@@ -168,7 +173,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
     keys = {key.name: key for key in KEYS}
     for name, value, origin in changes:
         if name in IGNORED:
-            notes.append(f"{name} ({origin}) means nothing here and is ignored")
+            notes.append(f"{name} ({origin}) has no meaning here and is ignored")
             continue
         if name not in keys:
             raise UserError(f"unknown key {name} in {origin}{_similar(name, keys)}")
@@ -197,7 +202,7 @@ def _similar(name: str, keys: Iterable[str]) -> str:
 
 
 def _value(key: Key, given: Any, origin: str) -> Any:
-    """`given`, as a YAML value or as text, in the type of the key's default, within its rule."""
+    """`given`, a YAML value or text, converted to the type of the key's default and checked against its rule."""
     kind = element = type(key.default)
     try:
         if kind is list:
@@ -214,7 +219,7 @@ def _value(key: Key, given: Any, origin: str) -> Any:
             f"{key.name} = {given!r} in {origin}: expected {'a list, each ' if kind is list else ''}{word}"
         ) from None
     if not key.rule.test(value):
-        raise UserError(f"{key.name} = {given} in {origin}: allowed is {key.rule.allowed}")
+        raise UserError(f"{key.name} = {given} in {origin}: expected {key.rule.allowed}")
     return value
 
 
@@ -225,7 +230,7 @@ def _split(text: str) -> list[str]:
 
 
 def _scalar(kind: type, given: Any) -> Any:
-    """One value in the wanted type; ValueError where it is of another."""
+    """One value, converted to `kind`; ValueError if it is of another type."""
     if kind is bool:
         words = {"true": True, "false": False}
         if not isinstance(given, bool) and str(given).lower() not in words:
@@ -244,7 +249,7 @@ def _scalar(kind: type, given: Any) -> Any:
 
 
 def _check_together(cfg: CfgNode) -> None:
-    """What no key shows by itself."""
+    """Checks that involve several keys."""
     data, model = cfg.DATASET, cfg.MODEL
     if data.SCALE_FROM > data.SCALE_TO:
         raise UserError(f"DATASET.SCALE_FROM = {data.SCALE_FROM} is larger than DATASET.SCALE_TO = {data.SCALE_TO}")
@@ -261,8 +266,20 @@ def _check_together(cfg: CfgNode) -> None:
         raise UserError(f"VAL.SELECT = {cfg.VAL.SELECT} is not one of VAL.LISTS = {cfg.VAL.LISTS}")
 
 
+def check_processes(cfg: CfgNode, processes: int) -> None:
+    """Reject batches that the processes cannot share evenly, and say which numbers would work."""
+    batch, views = cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.NUM_GROUPS * (1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE)
+    if batch % processes or views % processes:
+        fits = [p for p in range(1, processes) if batch % p == 0 and views % p == 0]
+        target = "NUM_GROUPS" if cfg.MODEL.BASELINE else "NUM_GROUPS x GROUP_SIZE"
+        raise UserError(
+            f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
+            f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
+        )
+
+
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Refuse ignored classes that the label set does not have."""
+    """Reject ignored classes that the label set does not have."""
     if any(c >= num_classes for c in cfg.VAL.IGNORE_CLASS):
         raise UserError(
             f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: the label set has the classes 0 to {num_classes - 1}"

@@ -1,4 +1,4 @@
-"""One log of a run: screen and log.txt, metrics.jsonl for machines, TensorBoard. Silent on ranks other than 0."""
+"""The log of a run: screen and log.txt, metrics.jsonl for machines, TensorBoard. Silent on ranks other than 0."""
 
 import json
 import logging
@@ -18,12 +18,12 @@ from core import distributed
 from core.cli import UserError
 from core.tensorboard import Events, event_files
 
-LOGGER = logging.getLogger("sac")  # modules that know no Log say what they have to say here
+LOGGER = logging.getLogger("sac")  # for modules that have no Log
 METRICS = "metrics.jsonl"
 
 
 class _Screen:
-    """stderr, if anybody still reads it: a run must not end because its terminal or `tee` did."""
+    """stderr, while somebody reads it: a run must not end because its terminal or `tee` has."""
 
     def write(self, text: str) -> None:
         try:
@@ -51,7 +51,7 @@ SCREEN = _Screen()
 
 
 class _Lines(logging.Handler):
-    """Lines on the screen that leave a progress bar whole."""
+    """Lines on the screen that do not break the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if getattr(record, "progress", False) and SCREEN.isatty():  # which has the bar
@@ -60,10 +60,10 @@ class _Lines(logging.Handler):
 
 
 class _Text(logging.FileHandler):
-    """log.txt. What the disk refuses of it is not said here: metrics.jsonl, which counts, ends the run in one line."""
+    """log.txt. Write errors are not reported here: metrics.jsonl, which matters, ends the run with one line."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
-        """Without logging's own traceback on stderr."""
+        """Do without logging's own traceback on stderr."""
 
 
 class Log:
@@ -71,7 +71,7 @@ class Log:
 
     Args:
         folder: logs/{dataloader}/{exp}/{run}.
-        active: False on ranks other than 0: nothing is written or said.
+        active: False on ranks other than 0, where nothing is written or printed.
     """
 
     def __init__(self, folder: Path, active: bool = True) -> None:
@@ -86,12 +86,12 @@ class Log:
             LOGGER.addHandler(handler)
 
     def begin(self, step: int, position: Mapping[str, int] | None = None) -> None:
-        """Open the files; what was said so far goes to log.txt.
+        """Open the files; the lines so far go to log.txt.
 
         Args:
-            step: iterations done already.
-            position: `position()` at that time: what an interrupted run wrote after it is cut off. None = a new run:
-                what an earlier one of the same name left goes to a folder of its own.
+            step: iterations done so far.
+            position: `position()` at that iteration; what an interrupted run wrote after it is cut off. None = a new
+                run: the files of an earlier run of the same name are moved to a folder of their own.
         """
         if not self.active:
             return
@@ -103,7 +103,7 @@ class Log:
         self._early.close()
         LOGGER.removeHandler(self._early)
         if short:
-            self.warn(f"{', '.join(short)} in {self.folder} lacks a part of the first {step} iterations")
+            self.warn(f"{', '.join(short)} in {self.folder}: parts of the first {step} iterations are missing")
 
     def _open(self, step: int) -> None:
         self.metrics = open(self.folder / METRICS, "a", encoding="utf-8")
@@ -113,7 +113,7 @@ class Log:
         LOGGER.addHandler(self._text)
 
     def _cut(self, position: Mapping[str, int]) -> list[str]:
-        """Cut the files to the sizes that they had, event files begun later go; names of those that are too short."""
+        """Cut the files to their earlier sizes, remove later event files; returns the names of files too short."""
         for path in event_files(self.folder):
             if path.name not in position:
                 path.unlink()
@@ -127,7 +127,7 @@ class Log:
         return short
 
     def _put_aside(self) -> list[str]:
-        """Move an earlier run's files to earlier1, earlier2, ..."""
+        """Move the files of an earlier run to earlier1, earlier2, ..."""
         old = [p for p in (self.folder / METRICS, *event_files(self.folder)) if p.exists()]
         if old:
             number = 1
@@ -139,7 +139,7 @@ class Log:
         return []
 
     def position(self, step: int) -> dict[str, int]:
-        """Put everything on the disk before a snapshot is written; sizes of the files that hold it, by name."""
+        """Flush everything to disk before a snapshot is written; returns the sizes of the files by name."""
         if not self.active:
             return {}
         self._revive(step)
@@ -151,7 +151,7 @@ class Log:
             return {path.name: path.stat().st_size for path in paths}
 
     def _revive(self, step: int) -> None:
-        """Begin the log again if somebody has deleted its folder under the run."""
+        """Start a new log if its folder was deleted during the run."""
         if (self.folder / METRICS).exists():
             return
         with self._disk():
@@ -159,10 +159,10 @@ class Log:
             LOGGER.removeHandler(self._text)
             self._close()
             self._open(step)
-        self.warn(f"somebody has deleted {self.folder}: the log begins again after iteration {step}")
+        self.warn(f"{self.folder} has been deleted: a new log starts after iteration {step}")
 
     def say(self, text: str) -> None:
-        """A line for people."""
+        """Log a line for people."""
         LOGGER.info(text)
 
     def progress(self, text: str) -> None:
@@ -170,40 +170,40 @@ class Log:
         LOGGER.info(text, extra={"progress": True})
 
     def warn(self, text: str) -> None:
-        """A line for people that they should not miss."""
+        """Log a line that people should not miss."""
         LOGGER.warning(text)
 
     def note(self, text: str) -> None:
-        """A line for log.txt alone, of what the screen shows in another way."""
+        """Log a line to log.txt only, about something that the screen shows in another way."""
         if self.active:
             self._text.handle(LOGGER.makeRecord("sac", logging.ERROR, "", 0, text, (), None))
 
     def record(self, entry: Mapping[str, Any]) -> None:
-        """A line of metrics.jsonl."""
+        """Write a line to metrics.jsonl."""
         if self.active:
             with self._disk():
                 self.metrics.write(json.dumps(entry) + "\n")
 
     def step(self, entry: Mapping[str, Any]) -> None:
-        """A training iteration: its line of metrics.jsonl, and its curves."""
+        """Record a training iteration: a line in metrics.jsonl, and its curves."""
         self.record(entry)
         curves = {f"train/{k}": v for k, v in entry.items() if k not in ("kind", "epoch", "iter")}
         self.scalars(curves, entry["iter"])
 
     def warning(self, entry: Mapping[str, Any]) -> None:
-        """A warning with `name`, `text` and `iter`: a line for people and one of metrics.jsonl, TensorBoard's text."""
+        """Record a warning (`name`, `text`, `iter`): a line for people, one in metrics.jsonl, a text in TensorBoard."""
         self.warn(f"iteration {entry['iter']}: {entry['text']}")
         self.record({"kind": "warning", **entry})
         self._add(summary.text(f"warnings/{entry['name']}", entry["text"]), entry["iter"])
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Curves of TensorBoard; None is left out."""
+        """Add points to TensorBoard's curves; None is left out."""
         for name, value in values.items():
             if self.active and value is not None:
                 self._add(summary.scalar(name, value), step)
 
     def picture(self, name: str, image: np.ndarray, step: int) -> None:
-        """A picture uint8 [H,W,3] of TensorBoard."""
+        """Add a picture uint8 [H,W,3] to TensorBoard."""
         self._add(summary.image(name, image, dataformats="HWC"), step)
 
     def _add(self, what: Any, step: int) -> None:
@@ -213,13 +213,14 @@ class Log:
 
     @contextmanager
     def _disk(self) -> Iterator[None]:
-        """What the disk refuses is one line."""
+        """Turn write errors into one line."""
         try:
             yield
         except OSError as error:
             reason = error.strerror or error
-            raise UserError(f"cannot write the log in {self.folder}: {reason}; make room, or choose another --logdir"
-                            ) from None
+            raise UserError(
+                f"cannot write the log in {self.folder}: {reason}; free some space, or choose another --logdir"
+            ) from None
 
     def close(self) -> None:
         """Close the files."""
@@ -228,7 +229,7 @@ class Log:
                 self._close()
 
     def _close(self) -> None:
-        with ExitStack() as stack:  # each, even if the disk refuses what another still has to write
+        with ExitStack() as stack:  # close each, even if another fails to write its last data
             for file in (self._text, self.events, self.metrics):
                 stack.callback(file.close)
 

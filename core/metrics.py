@@ -1,4 +1,4 @@
-"""Counts of pixels: by class, and by true and predicted class, with IoU and its relatives."""
+"""Pixel counts by class, and by true and predicted class, with IoU and related metrics."""
 
 import math
 from collections.abc import Collection
@@ -12,8 +12,8 @@ from core import distributed
 
 
 def class_counts(mask: np.ndarray) -> np.ndarray:
-    """Number of pixels of each value, int64 [256], in a mask, uint8 [H,W]."""
-    # Counting pairs of neighbours takes two thirds of the time of counting pixels.
+    """Number of pixels with each value, int64 [256], in a mask, uint8 [H,W]."""
+    # Counting pairs of neighbours takes two thirds of the time of counting single pixels.
     flat = mask.reshape(-1)
     even = flat.size // 2 * 2
     pairs = _joint_counts([flat[:even].reshape(1, -1, 2)])
@@ -21,13 +21,13 @@ def class_counts(mask: np.ndarray) -> np.ndarray:
 
 
 def pair_counts(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Number of pixels of each pair of values, int64 [256,256], in two masks, uint8 [H,W]; row = label."""
+    """Number of pixels with each pair of values, int64 [256,256], in two masks, uint8 [H,W]; row = label."""
     return _joint_counts([label.reshape(1, -1), prediction.reshape(1, -1)])
 
 
 def _joint_counts(channels: list[np.ndarray]) -> np.ndarray:
-    """Counts of the pairs of values in two channels, int64 [256,256]; channels uint8 [1,n] twice, or [1,n,2]."""
-    # OpenCV's float32 counts are exact up to 2^24, so there are parts.
+    """Counts of the pairs of values in two channels, int64 [256,256]; channels: two uint8 [1,n], or one [1,n,2]."""
+    # OpenCV's float32 counts are exact only up to 2^24, hence the parts.
     counts = np.zeros((256, 256), np.int64)
     for start in range(0, channels[0].shape[1], 2**24):
         part = [np.ascontiguousarray(channel[:, start : start + 2**24]) for channel in channels]
@@ -38,8 +38,8 @@ def _joint_counts(channels: list[np.ndarray]) -> np.ndarray:
 class ConfusionMatrix:
     """Counts pixels by true and predicted class, exactly (int64), on the device where they are.
 
-    A pixel whose label is no class (255, or anything outside 0 ... C-1) does not count. One whose label is a
-    class and whose prediction is none is missed: it counts against that class and for no other.
+    A pixel whose label is not a class (255, or anything outside 0 ... C-1) does not count. If its label is a class but
+    its prediction is not, it is a miss: it counts against that class, and against no other.
     """
 
     def __init__(self, num_classes: int, device: str | torch.device = "cpu") -> None:
@@ -57,8 +57,8 @@ class ConfusionMatrix:
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ")
         c = self.num_classes
-        # Classes are 1 ... C of C+2 bins; what is below or above goes to the outer two, so that no pixel need
-        # be selected; one number a pixel, in the smallest type that holds it.
+        # Classes are bins 1 ... C of C+2; values below or above go to the outer two, so no pixels need to be
+        # selected. One number per pixel, in the smallest type that holds it.
         dtype = torch.int16 if (c + 2) ** 2 <= 2**15 else torch.int32
         bins = _clamp(label, c, dtype).mul_(c + 2).add_(_clamp(prediction, c, dtype)).add_(c + 3)
         counts = torch.bincount(bins.flatten(), minlength=(c + 2) ** 2).view(c + 2, c + 2)
@@ -76,27 +76,27 @@ class ConfusionMatrix:
         return self.table[:, : self.num_classes]
 
     def iou(self) -> list[float | None]:
-        """Intersection over union, tp / (tp + fp + fn), of each class; None where it does not occur."""
+        """Intersection over union, tp / (tp + fp + fn), of each class; None if it does not occur."""
         hits, missed, wrong = self._outcomes()
         return _ratios(hits, hits + missed + wrong)
 
     def precision(self) -> list[float | None]:
-        """Precision, tp / (tp + fp), of each class; None where it is never predicted."""
+        """Precision, tp / (tp + fp), of each class; None if it is never predicted."""
         hits, _, wrong = self._outcomes()
         return _ratios(hits, hits + wrong)
 
     def recall(self) -> list[float | None]:
-        """Recall, tp / (tp + fn), of each class; None where no label has it."""
+        """Recall, tp / (tp + fn), of each class; None if no label has it."""
         hits, missed, _ = self._outcomes()
         return _ratios(hits, hits + missed)
 
     def miou(self, ignore: Collection[int] = ()) -> float:
-        """Mean IoU over the classes that occur and are not in `ignore`; NaN if there is none."""
+        """Mean IoU over the classes that occur and are not in `ignore`; NaN if there are none."""
         values = [v for c, v in enumerate(self.iou()) if v is not None and c not in ignore]
         return math.fsum(values) / len(values) if values else math.nan
 
     def accuracy(self) -> float:
-        """Share of the labelled pixels that are predicted right; NaN if there is none."""
+        """Share of labelled pixels that are predicted correctly; NaN if there are none."""
         total = int(self.table.sum())
         return int(self.counts.diagonal().sum()) / total if total else math.nan
 

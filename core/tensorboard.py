@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written at once: the usual writers keep a queue, which a kill would lose."""
+"""TensorBoard's event files, written immediately: the usual writers keep a queue, which a kill would lose."""
 
 import os
 import socket
@@ -13,16 +13,15 @@ PREFIX = "events.out.tfevents."
 
 
 class Events:
-    """One event file in a folder; each start of a run begins a new one.
+    """One event file in a folder; each start of a run begins a new file.
 
     Args:
-        folder: where; it exists.
-        step: iterations done; a TensorBoard that is looking on forgets what it has seen of later ones.
+        folder: an existing folder.
+        step: iterations done; a running TensorBoard discards what it has seen of later ones.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        # TensorBoard reads the files in the order of their names. Should the clock have been set back, the name
-        # still says what came later.
+        # TensorBoard reads the files in the order of their names, which must be right even if the clock was set back.
         newest = max((int(p.name.removeprefix(PREFIX).split(".")[0]) for p in event_files(folder)), default=0)
         self.path = folder / f"{PREFIX}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}"
         self._writer = RecordWriter(str(self.path))
@@ -32,7 +31,7 @@ class Events:
         self.flush()
 
     def add(self, summary: Summary, step: int) -> None:
-        """Write a summary: what tensorboardX.summary makes of a number, a picture or a text."""
+        """Write a summary of a number, a picture or a text, made by tensorboardX.summary."""
         self._write(Event(step=step, summary=summary))
 
     def _write(self, event: Event) -> None:
@@ -40,9 +39,9 @@ class Events:
         self._writer.write(event.SerializeToString())
 
     def flush(self) -> None:
-        """Everything so far is on the disk."""
+        """Flush everything so far to disk."""
         self._writer.flush()
-        # Older versions of the writer leave it with the system.
+        # Older versions of the writer leave the data in the system's cache.
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
 
@@ -52,5 +51,5 @@ class Events:
 
 
 def event_files(folder: Path) -> list[Path]:
-    """The event files in a folder that were written here."""
+    """The event files in a folder that this class wrote."""
     return sorted(p for p in folder.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).split(".")[0].isdigit())

@@ -1,4 +1,4 @@
-"""Pictures: colours of classes, overlays, panels. Arrays in, arrays out."""
+"""Pictures: class colours, overlays, panels. Arrays in, arrays out."""
 
 from collections.abc import Sequence
 
@@ -30,7 +30,7 @@ def denormalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
 
 
 def panel(rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [h,w,3] in rows, each resized to `size` = (H,W), white between them -> uint8 [...,...,3]."""
+    """Pictures uint8 [h,w,3] in rows, each resized to `size` = (H,W), with white gaps -> uint8 [...,...,3]."""
     height, width = size
     columns = max(len(row) for row in rows)
     sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)

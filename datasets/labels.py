@@ -1,7 +1,7 @@
-"""The classes, once: names, colours and every map between raw label ids and train ids.
+"""The only definition of the classes: names, colours, and all maps between raw IDs and train IDs.
 
-A train id is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw ids are what the label
-files of the data sets hold.
+A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw IDs are the values in the label
+files of the data sets.
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,12 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class LabelSet:
-    """The classes of a task, in the order of their train ids."""
+    """The classes of a task, in the order of their train IDs."""
 
     name: str
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]  # RGB
-    raw_to_train: Mapping[int, int]  # any other raw id -> 255
+    raw_to_train: Mapping[int, int]  # any other raw ID -> 255
 
     @property
     def num_classes(self) -> int:
@@ -31,19 +31,19 @@ class LabelSet:
         return len(self.names)
 
     def palette(self) -> np.ndarray:
-        """Colours by train id, uint8 [256,3] RGB; black where there is no class."""
+        """Colours by train ID, uint8 [256,3] RGB; black for all other values."""
         palette = np.zeros((256, 3), np.uint8)
         palette[: self.num_classes] = self.colours
         return palette
 
     def to_train(self) -> np.ndarray:
-        """Look-up table raw id -> train id, uint8 [256]."""
+        """Look-up table raw ID -> train ID, uint8 [256]."""
         return lookup_table(self.raw_to_train)
 
     def to_raw(self) -> np.ndarray:
-        """Look-up table train id -> raw id (the first of several), uint8 [256].
+        """Look-up table train ID -> raw ID (the first of several), uint8 [256].
 
-        What is no class becomes 0, which Cityscapes calls "unlabeled"; or 255 where 0 is a class of its own.
+        All other values become 0, which Cityscapes calls "unlabeled", or 255 if raw ID 0 belongs to a class.
         """
         no_class = 0 if self.raw_to_train.get(0, IGNORE) == IGNORE else IGNORE
         table = np.full(256, no_class, np.uint8)
@@ -54,14 +54,14 @@ class LabelSet:
 
 
 def lookup_table(raw_to_train: Mapping[int, int]) -> np.ndarray:
-    """Look-up table raw id -> train id, uint8 [256]; ids that the map does not have -> 255."""
+    """Look-up table raw ID -> train ID, uint8 [256]; IDs missing from the map -> 255."""
     table = np.full(256, IGNORE, np.uint8)
     for raw, train in raw_to_train.items():
         table[raw] = train
     return table
 
 
-_CITYSCAPES = (  # name, label id in Cityscapes and GTA5, colour
+_CITYSCAPES = (  # name, label ID in Cityscapes and GTA5, colour
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
     ("building", 11, (70, 70, 70)),
@@ -91,11 +91,11 @@ CITYSCAPES = LabelSet(
     raw_to_train=_LABEL_IDS,
 )
 
-# The evaluation protocols of SYNTHIA leave out these train ids.
+# SYNTHIA's evaluation protocols leave out these train IDs.
 SYNTHIA_16 = (9, 14, 16)
 SYNTHIA_13 = (3, 4, 5, 9, 14, 16)
 
-# Raw ids of the published data sets -> train ids of CITYSCAPES. SYNTHIA's 22 is lane marking, ignored.
+# Raw IDs of the published data sets -> train IDs of CITYSCAPES. SYNTHIA's 22, lane marking, is ignored.
 RAW_MAPS: dict[str, Mapping[int, int]] = {
     "cs": _LABEL_IDS,
     "gta": _LABEL_IDS,
@@ -107,19 +107,19 @@ RAW_MAPS: dict[str, Mapping[int, int]] = {
 
 
 def load(name_or_path: str) -> LabelSet:
-    """The label set "cityscapes", or the one that a YAML file describes.
+    """The label set "cityscapes", or the one described by a YAML file.
 
-    Keys of the file: `names`, a list of class names in the order of their train ids; `colours`, as many
-    [red, green, blue]; `raw_ids` (optional), {raw id: train id}, without it raw ids are train ids; `ignore`
-    (optional), raw ids that are ignored, as is every raw id that `raw_ids` does not name.
+    Keys of the file: `names`, a list of class names in the order of their train IDs; `colours`, a [red, green, blue]
+    for each; `raw_ids` (optional), {raw ID: train ID}, without which raw IDs are train IDs; `ignore` (optional), raw
+    IDs to ignore, like every raw ID that `raw_ids` does not list.
 
     Raises:
-        UserError: no such file, no such YAML, unknown keys, wrong values.
+        UserError: the file is missing or not valid YAML, or has unknown keys or wrong values.
     """
     if name_or_path == CITYSCAPES.name:
         return CITYSCAPES
     if not name_or_path.endswith((".yaml", ".yml")):
-        raise UserError(f"unknown label set {name_or_path!r}: allowed are cityscapes, or a YAML file (.yaml)")
+        raise UserError(f"unknown label set {name_or_path!r}: expected cityscapes or a YAML file (.yaml)")
     content = read_yaml(name_or_path)
     try:
         return _label_set(name_or_path, content)
@@ -133,15 +133,15 @@ def _label_set(name: str, content: Any) -> LabelSet:
         raise ValueError(f"expected the keys {', '.join(allowed)}")
     unknown = [key for key in content if key not in allowed]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r}; allowed are {', '.join(allowed)}")
+        raise ValueError(f"unknown key {unknown[0]!r}; expected {', '.join(allowed)}")
     names = content.get("names")
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ValueError("`names` must be a list of class names (in quotes, where YAML reads something else)")
+        raise ValueError("`names` must be a list of class names (in quotes, where YAML would read something else)")
     if not 2 <= len(names) <= IGNORE or len(set(names)) != len(names):
         raise ValueError(f"`names` must be 2 to {IGNORE} different names")
     colours = content.get("colours")
     if not isinstance(colours, list) or len(colours) != len(names) or not all(_is_colour(c) for c in colours):
-        raise ValueError(f"`colours` must be {len(names)} times [red, green, blue], each 0 to 255")
+        raise ValueError(f"`colours` must be {len(names)} lists [red, green, blue], each value from 0 to 255")
     raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), len(names))
     return LabelSet(name, tuple(names), tuple(tuple(c) for c in colours), raw_to_train)
 
@@ -149,20 +149,20 @@ def _label_set(name: str, content: Any) -> LabelSet:
 def _raw_to_train(raw_ids: Any, ignore: Any, num_classes: int) -> dict[int, int]:
     ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list) or not all(_is_byte(raw) for raw in ignore):
-        raise ValueError("`ignore` must be a list of raw ids, each 0 to 255")
+        raise ValueError("`ignore` must be a list of raw IDs, each from 0 to 255")
     if raw_ids is None:
         raw_ids = {i: i for i in range(num_classes) if i not in ignore}
     if not isinstance(raw_ids, dict) or not all(_is_byte(raw) for raw in raw_ids):
-        raise ValueError("`raw_ids` must be {raw id: train id}, raw ids 0 to 255")
+        raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
     for raw, train in raw_ids.items():
         if not _is_byte(train) or not (train < num_classes or train == IGNORE):
-            allowed = f"train ids are 0 to {num_classes - 1}, or 255 for ignored"
+            allowed = f"train IDs are 0 to {num_classes - 1}, or 255 for ignored"
             raise ValueError(f"`raw_ids` maps {raw} to {train!r}; {allowed}")
         if raw in ignore and train != IGNORE:
-            raise ValueError(f"raw id {raw} is in `raw_ids` and in `ignore`")
+            raise ValueError(f"raw ID {raw} is both in `raw_ids` and in `ignore`")
     without = set(range(num_classes)) - set(raw_ids.values())
     if without:
-        raise ValueError(f"no raw id is mapped to train id {min(without)}")
+        raise ValueError(f"no raw ID is mapped to train ID {min(without)}")
     return raw_ids | dict.fromkeys(ignore, IGNORE)
 
 

@@ -1,7 +1,7 @@
 """Photometric noise: blur, colour jitter, greyscale, on uint8 images (docs/method.md section 5, step 6).
 
-The operations follow Pillow's and torchvision's definitions with OpenCV's arithmetic: for the same factors
-the mean difference is below one grey level.
+The operations follow the definitions of Pillow and torchvision, computed with OpenCV: for the same factors, the mean
+difference is below one grey level.
 """
 
 from math import ceil
@@ -13,7 +13,7 @@ import numpy as np
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, RGB
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as torchvision's ColorJitter numbers them
 
-# Pillow truncates where OpenCV rounds; a little less than one half, so that whole numbers stay what they are.
+# Pillow truncates where OpenCV rounds; slightly less than one half, so that whole numbers stay the same.
 TRUNCATE = -0.499
 
 
@@ -28,17 +28,17 @@ class Jitter(NamedTuple):
 
 
 class Noise(NamedTuple):
-    """The noise of one view; x̂ carries it, x does not."""
+    """The noise of one view: x̂ has it, x does not."""
 
-    blur: float  # radius = standard deviation in pixels; 0: none
+    blur: float  # radius = standard deviation in pixels; 0 = none
     jitter: Jitter | None
     greyscale: bool
 
 
 def draw_jitter(rng: np.random.Generator, strength: float, hue: float) -> Jitter | None:
-    """Draw, with probability 1/2, factors U(max(0, 1-strength), 1+strength), hue U(-hue, hue) and an order.
+    """With probability 1/2, draw factors U(max(0, 1-strength), 1+strength), hue U(-hue, hue) and an order.
 
-    `strength` 0 means no jitter at all.
+    `strength` 0 means no jitter.
     """
     if strength == 0 or rng.random() >= 0.5:
         return None
@@ -47,7 +47,7 @@ def draw_jitter(rng: np.random.Generator, strength: float, hue: float) -> Jitter
 
 
 def draw_noise(rng: np.random.Generator, blur: bool, jitter: float, greyscale: float) -> Noise:
-    """Draw a view's noise: RND_BLUR, RND_JITTER (hue at most 0.1), RND_GREYSCALE (a probability)."""
+    """Draw the noise of a view from RND_BLUR, RND_JITTER (hue at most 0.1) and RND_GREYSCALE (a probability)."""
     return Noise(
         rng.uniform(0.1, 2.0) if blur else 0.0,
         draw_jitter(rng, jitter, min(0.1, jitter)),
@@ -56,7 +56,7 @@ def draw_noise(rng: np.random.Generator, blur: bool, jitter: float, greyscale: f
 
 
 def add_noise(image: np.ndarray, noise: Noise, out: np.ndarray) -> None:
-    """Blur, jitter and make grey, in this order, x = `image` into x̂ = `out`, both uint8 [H, W, 3]."""
+    """Blur, jitter and convert to grey, in this order: x = `image` -> x̂ = `out`, both uint8 [H, W, 3]."""
     if noise.blur > 0:
         blur(image, noise.blur, out)
     else:
@@ -68,8 +68,8 @@ def add_noise(image: np.ndarray, noise: Noise, out: np.ndarray) -> None:
 
 
 def blur(image: np.ndarray, radius: float, out: np.ndarray | None = None) -> np.ndarray:
-    """Blur uint8 [H, W, 3] by a Gaussian of this standard deviation in pixels; the border is continued."""
-    # OpenCV's own kernels for bytes reach 3 deviations far: that takes longer and is no nearer to Pillow's.
+    """Blur uint8 [H, W, 3] with a Gaussian of this standard deviation in pixels; the border is replicated."""
+    # OpenCV's default kernels for bytes extend to 3 deviations: slower, and no closer to Pillow's.
     side = 2 * ceil(2.5 * radius) + 1
     return cv2.GaussianBlur(image, (side, side), radius, dst=out, borderType=cv2.BORDER_REPLICATE)
 
@@ -82,8 +82,8 @@ def greyscale(image: np.ndarray) -> np.ndarray:
 def jitter(image: np.ndarray, factors: Jitter, around: np.ndarray | None = None) -> np.ndarray:
     """Change brightness, contrast, saturation and hue of uint8 [H, W, 3] in the drawn order.
 
-    Contrast works around the mean luma of the image as it is at that point. Where `image` is only a part of
-    what counts, `around` (uint8 [h, w, 3], may be a small copy) is the whole and goes through the same steps.
+    Contrast is relative to the mean luma of the image at that point. If `image` is only a part, `around` is the whole
+    (uint8 [h, w, 3], possibly a small copy) and goes through the same steps.
     """
     for step in factors.order:
         middle = 0.0
@@ -96,7 +96,7 @@ def jitter(image: np.ndarray, factors: Jitter, around: np.ndarray | None = None)
 
 
 def _adjust(image: np.ndarray, step: int, factors: Jitter, middle: float) -> np.ndarray:
-    """One step of the jitter: the hue, or a blend f x + (1-f) y with black, the mean grey, the luma."""
+    """One step of the jitter: hue, or a blend f x + (1-f) y with black, the mean grey or the luma."""
     if step == HUE:
         return _turn_hue(image, factors.hue)
     factor = factors[1 + step]
@@ -111,16 +111,16 @@ def _adjust(image: np.ndarray, step: int, factors: Jitter, middle: float) -> np.
 
 
 def _mean_luma(image: np.ndarray) -> float:
-    """The mean of the luma, rounded as Pillow rounds it."""
+    """The mean luma, rounded as in Pillow."""
     return float(int(LUMA @ cv2.mean(image)[:3] + 0.5))
 
 
 def _turn_hue(image: np.ndarray, turns: float) -> np.ndarray:
-    """Turn the hue in HSV; uint8 arithmetic closes the circle."""
+    """Turn the hue in HSV; uint8 arithmetic wraps around the circle."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # OpenCV rounds hues to 1/256 of the circle, Pillow truncates them to 1/255: one step less comes nearest.
+    # OpenCV rounds hues to 1/256 of the circle, Pillow truncates them to 1/255: one step less comes closest.
     step = (int(255 * turns) - 1) % 256
     height, width = hsv.shape[:2]
-    # Over whole rows: numpy is slow on every third byte.
+    # Add to whole rows: NumPy is slow on every third byte.
     hsv.reshape(height, 3 * width)[...] += np.tile(np.array([step, 0, 0], np.uint8), width)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL)

@@ -1,4 +1,4 @@
-"""Geometry of training images, as pure functions of a Frame and parameters drawn beforehand; normalisation.
+"""Geometry of training images, as pure functions of a Frame and previously drawn parameters; normalisation.
 
 A frame's image, label and padding mask always move together. Section numbers are those of docs/method.md.
 """
@@ -19,11 +19,11 @@ Size = tuple[int, int]  # (height, width)
 
 
 class Frame(NamedTuple):
-    """An image with what moves along with it."""
+    """An image, with the label and padding mask that move along with it."""
 
     image: np.ndarray  # uint8 [H, W, 3], RGB
-    label: np.ndarray | None  # uint8 [H, W], train IDs, 255 = ignored; None: there is none
-    padding: np.ndarray  # bool [H, W], true where there is no image
+    label: np.ndarray | None  # uint8 [H, W], train IDs, 255 = ignored; None = no label
+    padding: np.ndarray  # bool [H, W], true outside the image
 
     @property
     def size(self) -> Size:
@@ -32,7 +32,7 @@ class Frame(NamedTuple):
 
 
 class Window(NamedTuple):
-    """A rectangle of a frame in pixels; what reaches outside of the frame is padding."""
+    """A rectangle of a frame in pixels; parts outside the frame are padding."""
 
     top: int
     left: int
@@ -40,15 +40,15 @@ class Window(NamedTuple):
     width: int
 
     def mirrored(self, width: int) -> "Window":
-        """The window's place in an image of `width` pixels before the image is flipped.
+        """The position of the window in an image of `width` pixels before the image is flipped.
 
-        Cropping this one and flipping the (small) crop equals flipping the image and cropping `self`.
+        Cropping it and flipping the (small) crop equals flipping the image and cropping `self`.
         """
         return self._replace(left=width - self.left - self.width)
 
 
 def whole(image: np.ndarray, label: np.ndarray | None = None) -> Frame:
-    """A frame of an image as it was read: no padding."""
+    """A frame of an image as read from its file, without padding."""
     return Frame(image, label, np.zeros(image.shape[:2], bool))
 
 
@@ -59,7 +59,7 @@ def draw_size(rng: np.random.Generator, size: Size, scale: tuple[float, float]) 
 
 
 def draw_window(rng: np.random.Generator, size: Size, crop_size: Size) -> Window:
-    """Draw a random crop of an image of `size`; a side that is too short lies centred in it (section 5)."""
+    """Draw a random crop of an image of `size`; a side that is too short is centred in it (section 5)."""
     top, left = (
         int(rng.integers(0, side - crop, endpoint=True)) if side >= crop else -((crop - side) // 2)
         for side, crop in zip(size, crop_size, strict=True)
@@ -68,7 +68,7 @@ def draw_window(rng: np.random.Generator, size: Size, crop_size: Size) -> Window
 
 
 def centre_window(size: Size, crop_size: Size) -> Window:
-    """The centre crop of an image of `size`, rounded as torchvision's (section 6); it may be larger."""
+    """The centre crop of an image of `size`, rounded as in torchvision (section 6); it may exceed the image."""
     top, left = (
         round((side - crop) / 2) if side >= crop else -((crop - side) // 2)
         for side, crop in zip(size, crop_size, strict=True)
@@ -77,7 +77,7 @@ def centre_window(size: Size, crop_size: Size) -> Window:
 
 
 def resize(frame: Frame, size: Size) -> Frame:
-    """Resize the image by antialiased bilinear interpolation, label and padding by nearest (section 5)."""
+    """Resize the image with antialiased bilinear interpolation, label and padding by nearest neighbour (section 5)."""
     if frame.size == size:
         return frame
     label = None if frame.label is None else _nearest(frame.label, size)
@@ -89,13 +89,13 @@ def resize(frame: Frame, size: Size) -> Frame:
 
 
 def crop(frame: Frame, window: Window) -> Frame:
-    """Cut out a window; outside of the frame: image 0, label 255, padding true. It may share memory."""
+    """Cut out a window. Outside the frame: image 0, label 255, padding true. It may share memory with the frame."""
     label = None if frame.label is None else _cut(frame.label, window, IGNORE)
     return Frame(_cut(frame.image, window, 0), label, _cut(frame.padding, window, True))
 
 
 def flip(frame: Frame) -> Frame:
-    """Mirror the frame from left to right; the result's memory is its own."""
+    """Mirror the frame from left to right; the result shares no memory with it."""
     label = None if frame.label is None else cv2.flip(frame.label, 1)
     return Frame(cv2.flip(frame.image, 1), label, cv2.flip(frame.padding.view(np.uint8), 1).view(bool))
 
@@ -105,14 +105,14 @@ def normalise(image: Tensor, padding: Tensor | None, mean: Sequence[float], std:
 
     Args:
         image: uint8 [B, H, W, 3].
-        padding: bool [B, H, W], or None where nothing is padded.
+        padding: bool [B, H, W], or None if there is no padding.
         mean: per channel, in 0..1.
         std: per channel, in 0..1.
 
     Returns:
         float32 [B, 3, H, W], channels-last in memory.
     """
-    # Without waiting for the device, which a blocking copy of these six numbers would do.
+    # Do not wait for the device, as a blocking copy of these six numbers would.
     scaled = (torch.tensor([mean, std]) * 255).to(image.device, non_blocking=True)
     centre, deviation = scaled.view(2, 3, 1, 1)
     batch = image.permute(0, 3, 1, 2).float().sub_(centre).div_(deviation)  # [B, 3, H, W]
@@ -127,7 +127,7 @@ def renormalised(
     target_mean: Sequence[float],
     target_std: Sequence[float],
 ) -> tuple[list[float], list[float]]:
-    """Mean and deviation that map the source's statistics to the target's (RENORM_SOURCE, section 6)."""
+    """Mean and standard deviation that map the source's statistics to the target's (RENORM_SOURCE, section 6)."""
     centre = [
         m_s - d_s / d_t * (m_t - m)
         for m, m_s, d_s, m_t, d_t in zip(mean, source_mean, source_std, target_mean, target_std, strict=True)
@@ -136,11 +136,11 @@ def renormalised(
 
 
 def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [h, w, 3] to [H, W, 3] as Pillow's BILINEAR, to one grey level.
+    """Resize uint8 [h, w, 3] to [H, W, 3] like Pillow's BILINEAR, within one grey level.
 
-    torch's vectorised uint8 code, which needs the strides of a channels-last batch, takes a third to a
-    seventh of Pillow's time. Pillow can compute only the part that a crop keeps (`box`), which pays from a
-    scale of 1.5 on, but its box is float32 and so further from a crop of the resized image than torch is.
+    torch's vectorised uint8 code, which needs a channels-last batch, takes a third to a seventh of Pillow's time.
+    Pillow can compute only the part that a crop keeps (`box`), which pays off from a scale of 1.5, but its box is
+    float32 and so further from a crop of the resized image than torch's result.
     """
     batch = torch.from_numpy(np.ascontiguousarray(image))[None].permute(0, 3, 1, 2)  # [1, 3, h, w]
     batch = F.interpolate(batch, size=size, mode="bilinear", antialias=True)
@@ -148,12 +148,12 @@ def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def _nearest(plane: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [h, w] to [H, W]: pixel i is taken from floor((i + 0.5) h / H), by Pillow itself."""
+    """Resize uint8 [h, w] to [H, W] with Pillow: pixel i is taken from floor((i + 0.5) h / H)."""
     return np.array(Image.fromarray(plane).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _cut(plane: np.ndarray, window: Window, fill: int) -> np.ndarray:
-    """Cut a window out of [h, w, ...], with `fill` outside of it."""
+    """Cut a window out of [h, w, ...], with `fill` outside the plane."""
     height, width = plane.shape[:2]
     y0, y1 = (min(max(y, 0), height) for y in (window.top, window.top + window.height))
     x0, x1 = (min(max(x, 0), width) for x in (window.left, window.left + window.width))

@@ -1,4 +1,4 @@
-"""Warnings about runs that make no sense any more: each where it belongs, once, and never in a healthy run."""
+"""Warnings when training looks broken: each at the right time, once, and never in a healthy run."""
 
 import json
 import random
@@ -15,14 +15,14 @@ HEALTHY = (0.6, [True, True, True], [0.4, 0.3, 0.01])
 
 
 def names(watch: Alarms, kept: float, seen: list[bool], chi: list[float] | None, steps: int) -> list[tuple[int, str]]:
-    """(iteration, warning) of so many equal iterations."""
+    """(iteration, warning) over `steps` equal iterations."""
     return [(i, found.name) for i in range(1, steps + 1) for found in watch.step(kept, seen, chi)]
 
 
 def test_a_healthy_run_has_no_warnings() -> None:
     watch, rng = Alarms(NAMES), random.Random(0)
     for i in range(5000):
-        seen = [True, rng.random() < 0.5, rng.random() < 0.05]  # a rare class stays away for a hundred iterations
+        seen = [True, rng.random() < 0.5, rng.random() < 0.05]  # a rare class is absent for a hundred iterations
         chi = [0.4 + 0.1 * rng.random(), 0.3, 0.01]
         assert watch.step(0.02 + 0.96 * rng.random(), seen, chi if i % 10 == 0 else None) == []
     for miou in (0.3, 0.25, 0.4, 0.28, 0.21):
@@ -34,7 +34,7 @@ def test_share_of_kept_pixels(kept: float, name: str) -> None:
     watch = Alarms(NAMES)
     assert names(watch, *HEALTHY, 50) == []
     assert names(watch, kept, HEALTHY[1], HEALTHY[2], WINDOW - 1) == []
-    assert watch.step(*HEALTHY) == []  # once is enough to start anew
+    assert watch.step(*HEALTHY) == []  # one is enough to start over
     assert names(watch, kept, HEALTHY[1], HEALTHY[2], 3 * WINDOW) == [(WINDOW, name)]
     assert names(watch, *HEALTHY, 10) == [] == names(watch, kept, *HEALTHY[1:], 3 * WINDOW)
 
@@ -79,7 +79,7 @@ def test_a_validation_that_falls() -> None:
 
 
 def test_memory_is_plain_and_enough() -> None:
-    """What a snapshot holds of it makes another go on as the first."""
+    """Restored from a snapshot, the alarms behave like the original ones."""
     watch = Alarms(NAMES)
     names(watch, *HEALTHY, 100)
     names(watch, 0.0, [True, True, False], HEALTHY[2], WINDOW - 1)

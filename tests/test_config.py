@@ -140,27 +140,27 @@ def test_values_of_a_file(tmp_path: Path, text: str, name: str, value: object) -
 
 
 WRONG = [
-    (("MODEL.LR", "-1"), "MODEL.LR = -1 in --set: allowed is a number >= 0"),
+    (("MODEL.LR", "-1"), "MODEL.LR = -1 in --set: expected a number >= 0"),
     (("MODEL.LR", "nan"), "MODEL.LR = 'nan' in --set: expected a number"),
-    (("MODEL.LR", "inf"), "allowed is a number >= 0"),
+    (("MODEL.LR", "inf"), "expected a number >= 0"),
     (("MODEL.LR", "fast"), "MODEL.LR = 'fast' in --set: expected a number"),
-    (("TRAIN.GROUP_SIZE", "0"), "TRAIN.GROUP_SIZE = 0 in --set: allowed is a whole number >= 1"),
+    (("TRAIN.GROUP_SIZE", "0"), "TRAIN.GROUP_SIZE = 0 in --set: expected a whole number >= 1"),
     (("TRAIN.BATCH_SIZE", "8.0"), "TRAIN.BATCH_SIZE = '8.0' in --set: expected a whole number"),
-    (("DATASET.CROP_SIZE", "0,512"), "DATASET.CROP_SIZE = 0,512 in --set: allowed is 2 whole numbers >= 8"),
-    (("DATASET.CROP_SIZE", "512"), "allowed is 2 whole numbers"),
+    (("DATASET.CROP_SIZE", "0,512"), "DATASET.CROP_SIZE = 0,512 in --set: expected 2 whole numbers >= 8"),
+    (("DATASET.CROP_SIZE", "512"), "expected 2 whole numbers"),
     (("DATASET.CROP_SIZE", "a,b"), "expected a list, each a whole number"),
-    (("DATASET.RND_ZOOM", "1.2,0.5"), "allowed is 2 numbers > 0, the smaller first"),
-    (("MODEL.ARCH", "resnet50"), "allowed is deeplabv2_resnet101 | deeplabv2_vgg16_bn | fcn_vgg16_bn"),
-    (("MODEL.CONF_POOL", "max"), "MODEL.CONF_POOL = max in --set: allowed is avg_pool | minentropy_pool"),
-    (("MODEL.LOSS", "ce"), "allowed is focal_ce | focal_ce_conf | focal_ce_conf_batch"),
-    (("MODEL.OPT", "sgd"), "MODEL.OPT = sgd in --set: allowed is SGD | Adam"),
+    (("DATASET.RND_ZOOM", "1.2,0.5"), "expected 2 numbers > 0, the smaller first"),
+    (("MODEL.ARCH", "resnet50"), "expected deeplabv2_resnet101 | deeplabv2_vgg16_bn | fcn_vgg16_bn"),
+    (("MODEL.CONF_POOL", "max"), "MODEL.CONF_POOL = max in --set: expected avg_pool | minentropy_pool"),
+    (("MODEL.LOSS", "ce"), "expected focal_ce | focal_ce_conf | focal_ce_conf_batch"),
+    (("MODEL.OPT", "sgd"), "MODEL.OPT = sgd in --set: expected SGD | Adam"),
     (("MODEL.BASELINE", "1"), "MODEL.BASELINE = '1' in --set: expected True or False"),
-    (("MODEL.NET_MOMENTUM", "1.5"), "allowed is a number from 0 to 1"),
-    (("TRAIN.TASK", " "), "TRAIN.TASK =   in --set: allowed is not empty"),
-    (("VAL.IGNORE_CLASS", "255"), "VAL.IGNORE_CLASS = 255 in --set: allowed is class numbers"),
-    (("VAL.IGNORE_CLASS", "-1"), "allowed is class numbers"),
-    (("DATASET.MEAN", "123,116,103"), "allowed is 3 numbers from 0 to 1"),
-    (("DATASET.STD", "0,1,1"), "allowed is 3 numbers > 0"),
+    (("MODEL.NET_MOMENTUM", "1.5"), "expected a number from 0 to 1"),
+    (("TRAIN.TASK", " "), "TRAIN.TASK =   in --set: expected non-empty text"),
+    (("VAL.IGNORE_CLASS", "255"), "VAL.IGNORE_CLASS = 255 in --set: expected class numbers"),
+    (("VAL.IGNORE_CLASS", "-1"), "expected class numbers"),
+    (("DATASET.MEAN", "123,116,103"), "expected 3 numbers from 0 to 1"),
+    (("DATASET.STD", "0,1,1"), "expected 3 numbers > 0"),
 ]
 
 
@@ -186,7 +186,7 @@ def test_unknown_keys(empty: str, name: str, said: str) -> None:
 
 @pytest.mark.parametrize("pairs", [("MODEL.LR",), ("MODEL.LR", "1", "TRAIN.TASK")])
 def test_an_odd_set(empty: str, pairs: tuple[str, ...]) -> None:
-    assert refusal(empty, *pairs) == f"--set takes KEY VALUE pairs, {pairs[-1]!r} has no value"
+    assert refusal(empty, *pairs) == f"--set takes KEY VALUE pairs, but {pairs[-1]!r} has no value"
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_keys_of_the_authors_files_that_mean_nothing_here(tmp_path: Path, name: 
     path = tmp_path / "theirs.yaml"
     path.write_text(f"{section}: {{{key}: 0.5}}")
     cfg, notes = config.load(str(path), [name, "1"])
-    assert notes == [f"{name} ({where}) means nothing here and is ignored" for where in (path, "--set")]
+    assert notes == [f"{name} ({where}) has no meaning here and is ignored" for where in (path, "--set")]
     assert cfg == config.defaults()
 
 

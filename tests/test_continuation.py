@@ -288,7 +288,7 @@ def test_the_log_s_folder_deleted_under_the_run(tree: Path, tmp_path: Path) -> N
     run = Run(tmp_path, tree)
     process = run.start(before=partial(at_step, 5, delete_logs))
     assert process.wait() == 0
-    assert "somebody has deleted" in process.said
+    assert "has been deleted: a new log starts" in process.said
     assert [e["iter"] for e in run.metrics("step")] == [7, 8]  # what came after the next snapshot
     assert "done: 2 epochs" in (run.logs / "log.txt").read_text()
 

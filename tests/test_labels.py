@@ -88,8 +88,8 @@ def test_cityscapes_is_built_in() -> None:
         ("7: 0", "7: -1", "0 to 4"),
         ("7: 0", "x: 0", "raw_ids"),
         ("7: 0", "256: 0", "raw_ids"),
-        ("26: 3, ", "", "train id 3"),
-        ("[0, 1]", "[0, 7]", "raw id 7"),
+        ("26: 3, ", "", "train ID 3"),
+        ("[0, 1]", "[0, 7]", "raw ID 7"),
         ("[0, 1]", "7", "ignore"),
         ("7: 0, 8: 0", "7: 0, 7: 0", "twice"),
         ("names:", "\tnames:", ":2:"),
@@ -109,7 +109,7 @@ def test_wrong_label_sets_are_one_line(tmp_path: Path, old: str, new: str, said:
 
 @pytest.mark.parametrize("name", ["nowhere.yaml", "cityscape", ""])
 def test_unknown_label_sets(name: str) -> None:
-    with pytest.raises(UserError, match="nowhere.yaml|allowed are"):
+    with pytest.raises(UserError, match="nowhere.yaml|expected cityscapes"):
         labels.load(name)
 
 

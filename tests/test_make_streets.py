@@ -69,7 +69,7 @@ def scenes() -> Scenes:
 def test_the_number_of_processes_does_not_matter(tree: Path, tmp_path: Path) -> None:
     done = command("--out", tmp_path, *SMALL, "--workers", "3")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("11 images rendered, 0 were there already")
+    assert done.stdout.startswith("11 images rendered, 0 already existed")
     others = files(tmp_path)
     assert len(others) == 11 + 10 + 1
     assert others == {name: content for name, content in files(tree).items() if name != "sheet.png"}
@@ -147,7 +147,7 @@ def test_an_interrupted_run_is_continued(tree: Path, capsys: pytest.CaptureFixtu
     missing = next(name for name in before if name.endswith("labelIds.png"))
     (tree / missing).unlink()
     call("--out", tree, *SMALL, "--workers", "1")
-    assert "1 images rendered, 10 were there already" in capsys.readouterr().out
+    assert "1 images rendered, 10 already existed" in capsys.readouterr().out
     assert files(tree) == before
 
 

@@ -137,7 +137,7 @@ def test_provenance(call: Call) -> None:
     _, data = call()
     origin = dict(data["runs"][1]["origin"])
     assert origin["commit"] == "def456" and origin["command"] == 'python train.py --cfg <b>&amp;"x".yaml'
-    assert (origin["begun"], origin["last entry"]) == ("2026-01-02 03:04:05", "2026-01-02 05:00:00")
+    assert (origin["started"], origin["last entry"]) == ("2026-01-02 03:04:05", "2026-01-02 05:00:00")
     assert data["runs"][1]["warnings"] == ["class 3 has vanished </script><script>throw 1</script>"]
     changed = dict(data["runs"][0]["changed"])
     assert changed["MODEL.BASELINE"] == "True" and "MODEL.LR" not in changed

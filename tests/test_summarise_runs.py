@@ -45,9 +45,9 @@ def test_over_three_seeds(tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[1].split() == ["val", "best", "51.00", "8.54", "43.0", "60.0", "50.0", "60.0", "43.0"]
     assert lines[2].split()[:4] == ["val", "last", "40.33", "2.52"]
-    assert lines[-1].split() == ["not", "in", runs[1] + ",", runs[2]]
+    assert lines[-1].split() == ["missing", "in", runs[1] + ",", runs[2]]
     again = command(*runs, "--json", str(tmp_path / "out.json"))
-    assert again.returncode == 2 and "exists already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
 
 
 def test_one_list_and_one_layer(tmp_path: Path) -> None:
@@ -61,10 +61,10 @@ def test_one_list_and_one_layer(tmp_path: Path) -> None:
     [
         (None, "metrics.jsonl"),
         ("", "empty"),
-        ('{"kind": "step"}\n', "none of the runs has a validation"),
-        ('not json\n{"kind": "step"}\n', "metrics.jsonl:1: no line"),
-        ('["a"]\n{"kind": "step"}\n', "metrics.jsonl:1: no line"),
-        ('{"kind": "val", "layer": "student"}\n{"kind": "step"}\n', "metrics.jsonl:1: no line"),
+        ('{"kind": "step"}\n', "none of the runs has validated the student"),
+        ('not json\n{"kind": "step"}\n', "metrics.jsonl:1: not a line"),
+        ('["a"]\n{"kind": "step"}\n', "metrics.jsonl:1: not a line"),
+        ('{"kind": "val", "layer": "student"}\n{"kind": "step"}\n', "metrics.jsonl:1: not a line"),
     ],
 )
 def test_user_s_mistakes(content: str | None, message: str, tmp_path: Path) -> None:

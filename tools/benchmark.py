@@ -1,14 +1,14 @@
-"""Measure parts of the project against a floor that is measured in the same run (docs/performance.md).
+"""Measure parts of the project against a floor measured in the same run (docs/performance.md).
 
-  decode    reading an image                        weights   compute_image_weights.py, a mask
-  source    a training sample of the source         evaluate  evaluate.py, a pair; a confusion matrix
-  target    a group of four views of the target     convert   convert_train_ids.py, a label
-  step      the SAC step on the CPU                  growth    lists of 10^4, 10^5 and 10^6 lines
-  refine    the method's part of a step             gpu       the published step on a CUDA device
-  infer     infer_val.py, an image                  all       everything
+  decode    reading an image                         weights   compute_image_weights.py, per mask
+  source    a training sample of the source          evaluate  evaluate.py, per pair; a confusion matrix
+  target    a group of four views of the target      convert   convert_train_ids.py, per label
+  step      a SAC step on the CPU                    growth    lists of 10^4, 10^5 and 10^6 lines
+  refine    the method's part of a step              gpu       the published step on a CUDA device
+  infer     infer_val.py, per image                  all       everything
 
-The files are rendered for it, of the real sizes and with sensor noise, unless --data names a folder in the published
-layout with its lists. Times are medians of several rounds in which part and floor take turns.
+The tool renders its own files, in the real sizes and with sensor noise, unless --data names a folder in the published
+layout with its lists. Times are medians over several rounds in which part and floor alternate.
 """
 
 import json

@@ -1,8 +1,8 @@
-"""Estimate the GPU memory that an iteration takes, for several micro-batches; nothing is run and no GPU is needed.
+"""Estimate the GPU memory of a training iteration for several micro-batch sizes, without training and without a GPU.
 
-Counted: weights, gradients, momentum, the teacher; the iteration's images on the device; what the student's forward
-pass keeps for the backward one; a working copy of the largest of these; logits at full size; and 1 GB for CUDA itself.
-An estimate: the convolutions' own workspace and the allocator's waste depend on the GPU.
+It counts weights, gradients, momentum and the teacher; the images of an iteration; the activations that the student's
+forward pass keeps for the backward pass, and a working copy of the largest of them; logits at full size; and 1 GB for
+CUDA itself. This is only an estimate: convolution workspaces and memory fragmentation depend on the GPU.
 """
 
 import sys
@@ -28,7 +28,7 @@ GB, CUDA = 1e9, 1e9
 
 
 def kept(cfg: CfgNode, classes: int, images: int, bfloat16: bool) -> tuple[float, float, float]:
-    """Bytes of the weights, of what the forward pass of so many images keeps, and of the largest tensor of that."""
+    """Bytes of the weights, of all activations that the forward pass of `images` keeps, and of the largest of them."""
     sizes: dict[int, int] = {}
 
     def note(x: torch.Tensor) -> torch.Tensor:
@@ -53,12 +53,12 @@ def kept(cfg: CfgNode, classes: int, images: int, bfloat16: bool) -> tuple[float
 
 @cache
 def made(arch: str, classes: int) -> torch.nn.Module:
-    """A network in training mode, once."""
+    """A network in training mode, built once."""
     return build(arch, classes).train()
 
 
 def estimate(cfg: CfgNode, classes: int, micro_batch: int, bfloat16: bool) -> float:
-    """Bytes of an iteration on one GPU."""
+    """Bytes that an iteration takes on one GPU."""
     train, pixels = cfg.TRAIN, cfg.DATASET.CROP_SIZE[0] * cfg.DATASET.CROP_SIZE[1]
     sac = not cfg.MODEL.BASELINE
     views = train.NUM_GROUPS * (train.GROUP_SIZE if sac else 1)
@@ -72,13 +72,14 @@ def main() -> None:
     """Parse, estimate, print."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
-    add("--micro-batches", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N", help="default: 1 2 4 8")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    add("--cfg", required=True, metavar="FILE", help="configuration (YAML)")
+    add("--micro-batches", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N",
+        help="sizes to estimate for (default: 1 2 4 8)")
+    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs", help="configuration overrides")
     args = parser.parse_args()
     cfg, _ = config.load(args.cfg, args.pairs)
     classes = labels.load(cfg.DATASET.CLASSES).num_classes
-    print("estimated GPU memory of an iteration on one GPU, GB")
+    print("estimated memory of an iteration on one GPU, in GB")
     for precision in ("float32", "bfloat16") if cfg.TRAIN.PRECISION == "auto" else (cfg.TRAIN.PRECISION,):
         for micro_batch in args.micro_batches:
             size = estimate(cfg, classes, micro_batch, precision == "bfloat16") / GB

@@ -1,6 +1,6 @@
-"""Print a table of every configuration key: default, what is allowed, what it means; from core/config.py.
+"""Print a table of all configuration keys in core/config.py: default, allowed values, meaning.
 
-With --write, the table between the marks of docs/configuration.md is replaced by it.
+With --write, replace the table in docs/configuration.md instead.
 """
 
 import sys
@@ -20,11 +20,11 @@ EXAMPLES = """examples:
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "configuration.md"
 BEGIN, END = "<!-- keys: tools/list_keys.py --write -->", "<!-- /keys -->"
 TITLES = {
-    "TRAIN": "what is trained on, how much of it, and how it runs",
-    "VAL": "measuring while training",
+    "TRAIN": "data, batches, length and execution of a run",
+    "VAL": "validation during training",
     "DATASET": "files, geometry, noise, colours",
-    "MODEL": "network, optimiser, the method's constants",
-    "LOG": "how often something is measured",
+    "MODEL": "network, optimiser, constants of the method",
+    "LOG": "how often to measure",
     "TB": "TensorBoard",
 }
 HEAD = ("| key | default | allowed | meaning |", "| --- | --- | --- | --- |")
@@ -33,7 +33,7 @@ KINDS = {bool: "True or False", str: "text", list: "a list of names"}
 
 
 def default(value: object) -> str:
-    """A default as it is written in YAML."""
+    """A default as written in YAML."""
     if isinstance(value, float):
         return f"`{value:g}`"
     if isinstance(value, list):
@@ -42,42 +42,42 @@ def default(value: object) -> str:
 
 
 def row(key: Key) -> str:
-    """A key's line of the table; where its rule says nothing, its default's kind tells what is allowed."""
+    """A key's row of the table; if its rule allows anything, the type of its default says what is allowed."""
     allowed = KINDS[type(key.default)] if key.rule.allowed == "anything" else key.rule.allowed
     cells = (f"`{key.name}`", default(key.default), allowed, key.meaning)
     return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"
 
 
 def tables() -> str:
-    """All keys in Markdown, a table a section, and the keys that are ignored."""
+    """All keys in Markdown, one table per section, and the ignored keys."""
     parts = []
     for section, keys in groupby(KEYS, lambda key: key.name.split(".")[0]):
         head = [f"## {section}: {TITLES[section]}", "", *HEAD]
         parts.append("\n".join([*head, *map(row, keys)]))
     names = ", ".join(f"`{name}`" for name in IGNORED)
-    parts.append(f"## Ignored\n\n{names} stand in the authors' files and mean nothing here; the log says so.")
+    parts.append(f"## Ignored\n\n{names} occur in the authors' files but have no meaning here; the log says so.")
     return "\n\n".join(parts)
 
 
 def replaced(page: str) -> str:
-    """The page with the tables of now; UserError if it has lost its marks."""
+    """The page with up-to-date tables; UserError if it has lost its markers."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise UserError(f"{PAGE} has no lines {BEGIN} and {END}; put them back")
+        raise UserError(f"{PAGE} lacks the lines {BEGIN} and {END}; put them back")
     return f"{before}{BEGIN}\n\n{tables()}\n\n{END}{after}"
 
 
 def main() -> None:
-    """Print, or write into the page."""
+    """Print the tables, or write them into the page."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--write", action="store_true", help="into docs/configuration.md, not on the screen")
+    parser.add_argument("--write", action="store_true", help="write to docs/configuration.md, not to the screen")
     args = parser.parse_args()
     if not args.write:
         print(tables())
         return
     write_bytes(PAGE, replaced(read_bytes(PAGE).decode()).encode())
-    print(f"{len(KEYS)} keys in {PAGE}")
+    print(f"wrote {len(KEYS)} keys to {PAGE}")
 
 
 if __name__ == "__main__":

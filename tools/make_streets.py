@@ -1,12 +1,12 @@
-"""Render the toy worlds: procedural street scenes in the raw formats and folders of the real data sets.
+"""Render toy worlds: procedural street scenes in the folder layout and raw formats of the real data sets.
 
-  gta         game/images, game/labels        a sunlit game; labels are palette PNGs of label ids
-  synthia     synthia/RGB, synthia/GT/LABELS  another one; labels are 16-bit RGB PNGs, the class in red
+  gta         game/images, game/labels        a sunlit game; labels are palette PNGs of label IDs
+  synthia     synthia/RGB, synthia/GT/LABELS  another game; labels are 16-bit RGB PNGs with the class in red
   cityscapes  cityscapes/leftImg8bit, gtFine  the "real" world: overcast, another camera; train, val, and test
                                               without labels
 
-An image depends on --seed, its world and its number alone. A folder that this command has begun is continued,
-one that holds anything else is left alone.
+An image depends only on --seed, its world and its number. An interrupted command resumes; a folder with any
+other content is left alone.
 """
 
 import argparse
@@ -42,15 +42,15 @@ EXAMPLES = """examples:
 STYLES = {"gta": GAME, "synthia": SYNTHIA, "cityscapes": REAL}
 FOLDERS = {"gta": "game", "synthia": "synthia", "cityscapes": "cityscapes"}
 SIZES = {"gta": "480x264", "synthia": "400x238", "cityscapes": "512x256"}
-STREAMS = {"gta": 300, "synthia": 300, "train": 200, "val": 40, "test": 8}  # images; the order is a seed
+STREAMS = {"gta": 300, "synthia": 300, "train": 200, "val": 40, "test": 8}  # images; the order is part of the seed
 CITIES = {  # made up
     "train": ("ahrenfeld", "birkental", "castelhof"),
     "val": ("lindenau", "rosenhain"),
     "test": ("tannbruck",),
 }
 INSTANCES = [LABEL_IDS[name] for name in ("person", "rider", "car", "truck", "bus", "bicycle")]
-SETTINGS = "toy_streets.json"  # in --out: which worlds this command made there, and how
-PALETTE = CITYSCAPES.palette()[CITYSCAPES.to_train()]  # uint8 [256,3], by label id
+SETTINGS = "toy_streets.json"  # in --out: which worlds this command rendered there, and how
+PALETTE = CITYSCAPES.palette()[CITYSCAPES.to_train()]  # uint8 [256,3], by label ID
 
 
 class Scene(NamedTuple):
@@ -65,7 +65,7 @@ class Scene(NamedTuple):
 
 
 def plan(out: Path, stream: str, number: int, seed: int, size: tuple[int, int]) -> Scene:
-    """The scene of a number, named as the real data set names it."""
+    """The scene with this number, named as in the real data set."""
     key = (seed, list(STREAMS).index(stream), number)
     if stream == "gta":
         name = f"{number + 1:05d}.png"
@@ -81,19 +81,19 @@ def plan(out: Path, stream: str, number: int, seed: int, size: tuple[int, int]) 
 
 
 def draw(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """The image, uint8 RGB [H,W,3], and its label ids, uint8 [H,W]."""
+    """The image, uint8 RGB [H,W,3], and its label IDs, uint8 [H,W]."""
     style = calm(STYLES[scene.world]) if scene.calm else STYLES[scene.world]
     return render(style, *scene.size, np.random.default_rng(scene.seed))
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """A PNG of a grey [H,W] or RGB [H,W,3] image of 8 or 16 bits."""
+    """Encode a grey [H,W] or RGB [H,W,3] image of 8 or 16 bits as a PNG."""
     image = image if image.ndim == 2 else image[..., ::-1]  # OpenCV's order is BGR
     return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
 
 
 def encode_label(world: str, label: np.ndarray) -> bytes:
-    """A label file of the world's format, from label ids, uint8 [H,W]."""
+    """Encode label IDs, uint8 [H,W], as a label file in the world's format."""
     if world == "cityscapes":
         return encode_png(label)
     if world == "gta":
@@ -110,7 +110,7 @@ def encode_label(world: str, label: np.ndarray) -> bytes:
 
 
 def make(scene: Scene) -> bool:
-    """Render and write a scene; False if it is there already."""
+    """Render and write a scene; False if it already exists."""
     if scene.image.exists() and (scene.label is None or scene.label.exists()):
         return False
     image, label = draw(scene)
@@ -121,7 +121,7 @@ def make(scene: Scene) -> bool:
 
 
 def make_all(scenes: list[Scene], workers: int) -> Iterator[bool]:
-    """Yield `make` of every scene; by processes, since threads would take turns at Python's drawing."""
+    """Yield `make` of every scene, in several processes, since threads would have to take turns."""
     bar = partial(tqdm, desc="rendering", total=len(scenes), unit="image", disable=None)
     workers = min(workers or cores(), len(scenes))
     if workers == 1:
@@ -132,7 +132,7 @@ def make_all(scenes: list[Scene], workers: int) -> Iterator[bool]:
 
 
 def contact_sheet(columns: list[list[Scene]]) -> bytes:
-    """Image and label of every scene, one column a world: a PNG of 256 colours, 1600 pixels wide."""
+    """Image and label of every scene, one column per world: a PNG of 256 colours, 1600 pixels wide."""
     size = 800 // len(columns), 450 // len(columns)
 
     def pair(scene: Scene) -> np.ndarray:
@@ -141,17 +141,17 @@ def contact_sheet(columns: list[list[Scene]]) -> bytes:
         return np.hstack([small, cv2.resize(PALETTE[label], size, interpolation=cv2.INTER_NEAREST)])
 
     sheet = Image.fromarray(np.hstack([np.vstack([pair(scene) for scene in scenes]) for scenes in columns]))
-    colours = sheet.reduce(4).quantize(256, kmeans=1)  # the best of a small image are good and soon found
+    colours = sheet.reduce(4).quantize(256, kmeans=1)  # those of a small image are good, and quickly found
     content = BytesIO()
     sheet.quantize(palette=colours, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
 
 
 def claim(out: Path, settings: dict[str, dict]) -> None:
-    """Note in --out which worlds are rendered there and how.
+    """Record in --out which worlds are rendered there, and how.
 
     Raises:
-        UserError: there is something else already.
+        UserError: the folder has other content.
     """
     path = out / SETTINGS
     try:
@@ -177,9 +177,9 @@ def size(text: str) -> tuple[int, int]:
 
 
 def natural(text: str) -> int:
-    """A number from 0 on."""
+    """A whole number >= 0."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
     return int(text)
 
 
@@ -187,26 +187,27 @@ def world_names(text: str) -> list[str]:
     """Names of worlds, separated by commas."""
     for name in text.split(","):
         if name not in STYLES:
-            raise argparse.ArgumentTypeError(f"unknown world {name!r}, allowed are {', '.join(STYLES)}")
+            raise argparse.ArgumentTypeError(f"unknown world {name!r}: expected {', '.join(STYLES)}")
     return text.split(",")
 
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--out", required=True, type=Path, help="folder for the worlds' folders")
-    parser.add_argument("--seed", type=natural, default=0)
-    parser.add_argument("--worlds", type=world_names, default=list(STYLES), help="default: all, by commas")
+    parser.add_argument("--out", required=True, type=Path, help="folder to render into, such as data")
+    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="random seed (default 0)")
+    parser.add_argument("--worlds", type=world_names, default=list(STYLES), metavar="NAMES",
+                        help="worlds to render, separated by commas (default: all)")
     for stream, number in STREAMS.items():
         parser.add_argument(f"--{stream}", type=natural, default=number, metavar="N",
-                            help=f"number of images (default {number})")
+                            help=f"number of {stream} images (default {number})")
     for world, default in SIZES.items():
         option = "--size" if world == "cityscapes" else f"--{world}-size"
         parser.add_argument(option, type=size, default=size(default), metavar="WxH", dest=f"{world}_size",
-                            help=f"of {world} images (default {default})")
-    parser.add_argument("--calm", action="store_true", help="quiet streets: fewer kinds of things, less of each")
-    parser.add_argument("--workers", type=natural, default=0, help="processes; 0 = one a core")
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of the worlds")
+                            help=f"size of {world} images in pixels (default {default})")
+    parser.add_argument("--calm", action="store_true", help="quiet streets: fewer kinds of objects, fewer of each")
+    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes; 0 = one per core")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of the worlds (PNG)")
     return parser.parse_args()
 
 
@@ -221,10 +222,10 @@ def main() -> None:
     planned = [scene for stream in STREAMS for scene in scenes(stream, range(getattr(args, stream)))]
     wanted = [scene for scene in planned if scene.world in args.worlds]
     if not wanted:
-        raise UserError("nothing to render: the worlds' numbers of images are 0")
+        raise UserError("nothing to render: all numbers of images are 0")
     claim(args.out, {scene.world: {"seed": args.seed, "size": list(scene.size), "calm": args.calm} for scene in wanted})
     made = sum(make_all(wanted, args.workers))
-    print(f"{made} images rendered, {len(wanted) - made} were there already: {args.out}")
+    print(f"{made} images rendered, {len(wanted) - made} already existed, in {args.out}")
     if args.sheet:
         columns = [scenes(stream, range(4)) for stream in ("gta", "synthia", "train")]
         columns = [column for column in columns if column[0].world in args.worlds]

@@ -1,4 +1,4 @@
-"""The demo's table, summary.json and picture, from what its stages left (launch/demo.sh)."""
+"""Write the demo's table, summary.json and picture from the results of its stages (used by launch/demo.sh)."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ EXAMPLES = """example:
 
 
 def table(results: dict[str, dict]) -> str:
-    """Markdown: IoU per class and mean, in percent, a column a run."""
+    """Markdown table of the IoU per class and the mean, in percent, one column per run."""
     head = f"| IoU, % | {' | '.join(RUNS[r] for r in results)} |\n| --- |{' ---: |' * len(results)}"
     names = list(next(iter(results.values()))["iou"])
     rows = [[name, *(r["iou"][name] for r in results.values())] for name in names]
@@ -34,7 +34,7 @@ def table(results: dict[str, dict]) -> str:
 
 
 def picture(folder: Path, runs: list[str]) -> np.ndarray:
-    """Input, truth and each run's masks side by side, for images spread over the validation list."""
+    """Input, truth and the masks of each run side by side, for images spread over the validation list."""
     samples = lists.read("val_cityscapes", str(folder / "data"), labels=True)
     palette = labels.CITYSCAPES.palette()
     rows = []
@@ -47,15 +47,15 @@ def picture(folder: Path, runs: list[str]) -> np.ndarray:
 
 
 def main() -> None:
-    """Read the stages' results, print the table, write the rest."""
+    """Read the results of the stages, print the table, write the files."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--folder", required=True, type=Path, help="of the demo's seed: results/demo/seedN")
-    parser.add_argument("--out", required=True, type=Path, help="where summary.json, table.md and comparison.png go")
-    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--folder", required=True, type=Path, help="folder of the demo run: results/demo/seedN")
+    parser.add_argument("--out", required=True, type=Path, help="folder for summary.json, table.md and comparison.png")
+    parser.add_argument("--seed", required=True, type=int, help="the demo's seed")
     args = parser.parse_args()
     runs = [r for r in RUNS if (args.folder / f"{r}.json").exists()]
     if not {"baseline", "sac"} <= set(runs):
-        raise UserError(f"{args.folder} has no baseline.json and sac.json: run bash launch/demo.sh")
+        raise UserError(f"{args.folder} has no baseline.json and sac.json; run bash launch/demo.sh first")
     results = {r: json.loads(read_bytes(args.folder / f"{r}.json")) for r in runs}
     lines = read_bytes(args.folder / "stages.tsv").decode().splitlines()
     stages = {name: float(seconds) for name, seconds in (line.split("\t") for line in lines)}
@@ -64,15 +64,15 @@ def main() -> None:
     text = table(results)
     gain = 100 * (results["sac"]["miou"] - results["baseline"]["miou"])
     note = (f"Toy GTA -> toy Cityscapes, {results['sac']['images']} validation images, seed {args.seed}, "
-            f"{summary['seconds']:.0f} s; SAC {gain:+.1f} points. The last snapshot of each run; labels of the target "
-            "trained nothing and chose nothing"
-            + (", but for the oracle, which trains on them." if "oracle" in runs else "."))
+            f"{summary['seconds']:.0f} s; SAC {gain:+.1f} points. Scores are of each run's last snapshot; target "
+            "labels were used neither for training nor for selection"
+            + (", except by the oracle, which is trained on them." if "oracle" in runs else "."))
     encoded = cv2.imencode(".png", picture(args.folder, runs)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     write_bytes(args.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     write_bytes(args.out / "table.md", f"{text}\n\n{note}\n".encode())
     write_bytes(args.out / "comparison.png", encoded.tobytes())
     print(f"{text}\n\n{note}")
-    print(f"written: {args.out}/summary.json, table.md, comparison.png (input, truth, {', '.join(runs)})")
+    print(f"wrote summary.json, table.md and comparison.png (input, truth, {', '.join(runs)}) to {args.out}")
 
 
 if __name__ == "__main__":

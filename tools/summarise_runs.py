@@ -1,4 +1,4 @@
-"""Print mean, deviation, best and last mIoU of runs that differ in their seed, from their metrics.jsonl."""
+"""Print mean and standard deviation of the best and last mIoU over runs with different seeds, from metrics.jsonl."""
 
 import json
 import math
@@ -27,24 +27,24 @@ class Score(NamedTuple):
 
 
 def arguments() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's log folder, or its metrics.jsonl")
-    parser.add_argument("--list", metavar="NAME", help="of this list alone (default: of every list)")
+    parser.add_argument("--list", metavar="NAME", help="only this validation list (default: all lists)")
     parser.add_argument("--layer", default="student", metavar="NAME",
-                        help="student (default); of the target's views teacher, fused, pseudo")
-    parser.add_argument("--json", metavar="FILE", help="the same as a file, fractions; not overwritten")
+                        help="student (default), or, on the target's training views, teacher, fused or pseudo")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this new file, as fractions")
     args = parser.parse_args()
     if args.json and Path(args.json).exists():
-        raise UserError(f"{args.json} exists already; choose another --json")
+        raise UserError(f"{args.json} already exists; choose another --json")
     return args
 
 
 def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
-    """The validations of a run by list, in their order.
+    """The validation scores of a run by list, in order.
 
     Raises:
-        UserError: there is no metrics.jsonl, or a line of it (but for a last one cut off by a kill) is none.
+        UserError: there is no metrics.jsonl, or a line of it is malformed (other than a last line cut off by a kill).
     """
     path = path / "metrics.jsonl" if path.is_dir() else path
     scores: dict[str, list[Score]] = {}
@@ -56,12 +56,12 @@ def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
                 scores.setdefault(entry["list"], []).append(Score(int(entry["epoch"]), float(entry["miou"])))
         except (ValueError, KeyError, TypeError):
             if number < len(lines):
-                raise UserError(f"{path}:{number}: no line of a training's metrics.jsonl") from None
+                raise UserError(f"{path}:{number}: not a line of a training run's metrics.jsonl") from None
     return scores
 
 
 def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
-    """Over runs, each with at least one score: of their best and of their last scores, fractions."""
+    """Statistics of the best and of the last score, as fractions, over runs with at least one score each."""
     runs = list(runs)
     best = [max(scores, key=lambda s: s.miou) for scores in runs]
     last = [scores[-1] for scores in runs]
@@ -73,7 +73,7 @@ def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, sample deviation (None of a single value), smallest and largest."""
+    """Mean, sample standard deviation (None for a single value), minimum and maximum."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return {
         "mean": statistics.fmean(values), "deviation": deviation, "min": min(values), "max": max(values),
@@ -82,7 +82,7 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def row(name: str, which: str, numbers: dict[str, Any]) -> str:
-    """A line of the table, in percent."""
+    """A row of the table, in percent."""
     deviation = "" if numbers["deviation"] is None else f"{100 * numbers['deviation']:.2f}"
     values = " ".join(f"{100 * value:.1f}" for value in numbers["values"])
     low, high = 100 * numbers["min"], 100 * numbers["max"]
@@ -98,16 +98,16 @@ def main() -> None:
         names = [name for name in names if name == args.list]
     if not names:
         wanted = f" on {args.list}" if args.list else ""
-        raise UserError(f"none of the runs has a validation of the {args.layer}{wanted}")
+        raise UserError(f"none of the runs has validated the {args.layer}{wanted}")
     result = {}
-    print(f"{'mIoU in %':<20} {'':<5} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  each run")
+    print(f"{'mIoU in %':<20} {'':<5} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  all runs")
     for name in names:
         result[name] = summarise(lists[name] for lists in scores.values() if name in lists)
         for which in ("best", "last"):
             print(row(name, which, result[name][which]))
         if result[name]["runs"] < len(scores):
             without = [path for path, lists in scores.items() if name not in lists]
-            print(f"{'':<20} not in {', '.join(without)}")
+            print(f"{'':<20} missing in {', '.join(without)}")
     if args.json:
         content = {"layer": args.layer, "runs": list(scores), "lists": result}
         write_bytes(args.json, (json.dumps(content, indent=2) + "\n").encode())

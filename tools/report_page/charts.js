@@ -39,7 +39,7 @@ function ticks(low, high, count) {
   return found;
 }
 
-// Loss curves that begin far above where they end are readable on a logarithmic axis alone.
+// Loss curves that start far above where they end are readable only on a logarithmic axis.
 function wantsLog(values) {
   const sorted = values.filter((y) => y > 0).sort((a, b) => a - b);
   return sorted.length === values.length && sorted.at(-1) > 30 * sorted[Math.floor(sorted.length / 2)];
@@ -86,7 +86,7 @@ function chart(title, curves, { share = false, marks = false } = {}) {
   return figure;
 }
 
-// A line under the pointer with the curves' values there.
+// A line under the pointer, with the curves' values at that position.
 function readout(figure, svg, shown, { width, top, floor, px, label }) {
   const cursor = make("line", { class: "cursor", y1: top, y2: floor, visibility: "hidden" });
   const tip = make("div", { class: "tip", hidden: "" });
@@ -131,6 +131,6 @@ function priors(curves) {
       make("span", { class: "value" }, `${value < 0.001 ? "<0.1" : (100 * value).toFixed(1)} %`));
   });
   return make("figure", { class: "chart wider" }, make("figcaption", {}, "Class prior χ"),
-    make("p", { class: "note" }, "What share of the pixels the teacher gives to each class; one logarithmic axis for all."),
+    make("p", { class: "note" }, "The share of pixels that the teacher assigns to each class; all on the same logarithmic axis."),
     make("div", { class: "priors" }, ...rows));
 }

@@ -1,4 +1,4 @@
-"""Masks of two networks, or of one, against the labels of a list: scores, and the images that tell them apart."""
+"""Compare the masks of one or two networks with the labels of a list: scores, and the images that differ most."""
 
 import base64
 import math
@@ -20,13 +20,13 @@ from datasets import lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet
 
-# Values and colours of the picture of changes; what both get right is left out.
+# Values and colours of the change picture; pixels that both networks get right are pale.
 SAME, BETTER, WORSE, BOTH_WRONG, UNLABELLED = range(5)
 CHANGES = np.array([(235, 235, 235), (0, 114, 178), (213, 94, 0), (150, 150, 150), (0, 0, 0)], np.uint8)
 
 
 class Pair(NamedTuple):
-    """An image, its label, its masks in the order of the networks."""
+    """An image, its label, and its masks in the order of the networks."""
 
     image: Path
     label: Path
@@ -34,14 +34,14 @@ class Pair(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Masks of a network: a name, and the folder that infer_val.py wrote."""
+    """The masks of a network: its name, and the folder that infer_val.py wrote."""
 
     name: str
     folder: Path
 
 
 def pairs_of(name: str, root: Path, masks: list[Masks]) -> list[Pair]:
-    """The samples of a labelled list with their masks; UserError if there is no label or no mask."""
+    """The samples of a labelled list with their masks; UserError if a label or mask is missing."""
     samples = lists.read(name, str(root), labels=True)
     files = lists.mask_names(samples)
     pairs = [
@@ -50,21 +50,21 @@ def pairs_of(name: str, root: Path, masks: list[Masks]) -> list[Pair]:
     ]
     missing = [path for pair in pairs for path in pair.masks if not path.is_file()]
     if missing:
-        raise UserError(f"{len(missing)} of {len(pairs) * len(masks)} masks of list {name} are missing, first: "
-                        f"{missing[0]}; infer_val.py writes them")
+        raise UserError(f"{len(missing)} of {len(pairs) * len(masks)} masks of list {name} are missing, the first is "
+                        f"{missing[0]}; create them with infer_val.py")
     return pairs
 
 
 def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tensor, list[float]]:
-    """Tables of one image, int64 [masks,C,C+1] as ConfusionMatrix has them, and the mIoU of each mask.
+    """Confusion tables of one image, int64 [masks,C,C+1] as in ConfusionMatrix, and the mIoU of each mask.
 
-    An image's mIoU is over the classes that its label has, so that one stray pixel of another does not decide.
+    The mIoU is over the classes in the image's label, so that a single stray pixel of another class does not dominate.
     """
     label, tables, scores = torch.from_numpy(read_label(pair.label, num_classes)), [], []
     for path in pair.masks:
         mask = torch.from_numpy(read_label(path, num_classes))
         if mask.shape != label.shape:
-            raise UserError(f"{path} and its label {pair.label} are of different sizes")
+            raise UserError(f"{path} and its label {pair.label} differ in size")
         matrix = ConfusionMatrix(num_classes)
         matrix.update(mask, label)
         present = matrix.table.sum(1) > 0
@@ -77,8 +77,8 @@ def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tens
 def compare(
     pairs: list[Pair], masks: list[Masks], label_set: LabelSet, ignore: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], list[list[float]]]:
-    """Results of each network over all images, and the mIoU of each image by each network."""
-    torch.set_num_threads(1)  # the images are what runs in parallel
+    """The results of each network over all images, and the mIoU of each image for each network."""
+    torch.set_num_threads(1)  # the parallelism is over images
     job = partial(measure, num_classes=label_set.num_classes, ignore=ignore)
     tables, scores = 0, []
     for table, values in parallel_map(job, pairs, desc="comparing"):
@@ -96,9 +96,9 @@ def compare(
 
 
 def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
-    """Positions of the images that "gained" most from the first to the last network, and that "lost" most.
+    """Indices of the images that "gained" and that "lost" most from the first to the last network.
 
-    In each group the largest change comes first. Without a second network: the first images of the list.
+    In each group, the largest change comes first. With only one network: the first images of the list.
     """
     if len(scores[0]) < 2:
         return dict.fromkeys(range(len(scores))[: 2 * count], "")
@@ -110,7 +110,7 @@ def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
 
 
 def pictures(pair: Pair, masks: list[Masks], label_set: LabelSet, width: int) -> dict[str, str]:
-    """Data addresses of the pictures of an image, all of one size, at most `width` pixels wide."""
+    """The pictures of an image as data URLs, all of the same size, at most `width` pixels wide."""
     image, label = read_image(pair.image), read_label(pair.label)
     size = (min(width, label.shape[1]), round(label.shape[0] * min(1, width / label.shape[1])) or 1)
     palette = label_set.palette()
@@ -125,25 +125,25 @@ def pictures(pair: Pair, masks: list[Masks], label_set: LabelSet, width: int) ->
 
 
 def change(label: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Where a second mask is better or worse than a first, uint8 [H,W] of the values above."""
+    """Where the second mask is better or worse than the first, uint8 [H,W] of the values above."""
     right, now = before == label, after == label
     kinds = np.select([right & now, now, right], [SAME, BETTER, WORSE], BOTH_WRONG)
     return np.where(label == IGNORE, UNLABELLED, kinds).astype(np.uint8)
 
 
 def shrunk(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A label uint8 [h,w] at `size` = (width, height), by nearest."""
+    """A label uint8 [h,w], resized to `size` = (width, height) by nearest neighbour."""
     return cv2.resize(label, size, interpolation=cv2.INTER_NEAREST)
 
 
 def jpeg(image: np.ndarray) -> str:
-    """Data address of a photograph uint8 [H,W,3]."""
+    """A photograph uint8 [H,W,3] as a data URL."""
     content = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
     return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
 def png(label: np.ndarray, palette: np.ndarray) -> str:
-    """Data address of a label uint8 [H,W] in its colours, a palette PNG: a tenth of a coloured one."""
+    """A label uint8 [H,W] in its colours as a data URL; a palette PNG takes a tenth of an RGB one."""
     picture, file = Image.fromarray(label), BytesIO()
     picture.putpalette(palette.tobytes())
     picture.save(file, "PNG", optimize=True)

@@ -32,7 +32,7 @@ function classes() {
     const out = data.ignore.includes(c);
     return row([swatch(colour), name + (out ? " (not in the mean)" : "")], results.map((r) => r.iou[c] ?? null), out ? "wanting" : "");
   });
-  $(".iou").append(make("caption", { class: "skip" }, "IoU of each class"),
+  $(".iou").append(make("caption", { class: "skip" }, "IoU per class"),
     make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
     make("tbody", {}, ...body, row(["Mean"], results.map((r) => r.miou))));
   $(".iou thead th:last-child").setAttribute("aria-label", `${first.name} to ${last.name}`);
@@ -82,7 +82,7 @@ function images() {
   const [best, rest] = ["gained", "lost"].map((group) => data.images.filter((image) => image.group === group));
   const lost = rest.some((image) => gain(image) < 0) ? "Lost most" : "Gained least";
   const groups = two ? [["Gained most", best], [lost, rest]] : [["Images", data.images]];
-  if (!two) $("#images .note").textContent = "Move the line to compare two pictures; choose them above it.";
+  if (!two) $("#images .note").textContent = "Drag the line to compare two pictures; choose them above.";
   for (const [title, members] of groups.filter(([, list]) => list.length)) {
     $("#strips").append(make("h3", {}, title), make("div", { class: "strip" }, ...members.map((image) =>
       make("button", { type: "button", "data-name": image.name, onclick: () => { current = image; show(); } },
@@ -131,12 +131,12 @@ function confusion() {
 function training() {
   for (const run of data.runs) {
     const charts = [
-      chart("Losses", run.losses), chart("mIoU of the student in validation", run.student, { share: true, marks: true }),
-      chart("mIoU of the teacher on the target's training views", run.teacher, { share: true, marks: true }),
-      chart("Share of the pixels that keep a pseudo label", run.kept, { share: true }),
-      chart("Distance of teacher and student", run.distance), chart("Images per second", run.speed), priors(run.prior),
+      chart("Losses", run.losses), chart("Student's mIoU in validation", run.student, { share: true, marks: true }),
+      chart("Teacher's mIoU on the target's training views", run.teacher, { share: true, marks: true }),
+      chart("Share of pixels with a pseudo label", run.kept, { share: true }),
+      chart("Distance between teacher and student", run.distance), chart("Images per second", run.speed), priors(run.prior),
     ].filter((node) => node !== null);
-    const kind = `${run.baseline ? "Baseline" : "SAC"}: ${run.iterations.toLocaleString("en")} iterations, to epoch ${run.epochs}. Curves are over iterations.`;
+    const kind = `${run.baseline ? "Baseline" : "SAC"}: ${run.iterations.toLocaleString("en")} iterations, up to epoch ${run.epochs}. The horizontal axes show iterations.`;
     $("#runs").append(make("h3", {}, run.name), make("p", { class: "note" }, kind),
       ...run.warnings.map((text) => make("p", { class: "warning" }, text)), make("div", { class: "grid" }, ...charts));
   }

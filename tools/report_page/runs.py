@@ -1,4 +1,4 @@
-"""What a training run left in its log folder, as the report's page takes it: curves, results, provenance."""
+"""Read the log folder of a training run for the report: curves, results, provenance."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from core import config
 from core.cli import UserError
 from core.files import read_yaml
 
-POINTS = 300  # of a curve; more are averaged in as many groups
+POINTS = 300  # per curve; longer curves are averaged into this many groups
 PROVENANCE = ("commit", "python", "torch", "torchvision", "numpy", "opencv", "device", "command", "weights", "plan")
 LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),\d+ ([A-Z]+) (.*)")
 
@@ -21,7 +21,7 @@ Curve = dict[str, Any]  # name; points [(iteration, value)]
 
 
 def find(paths: list[Path]) -> list[Path]:
-    """The log folders (with a metrics.jsonl) that are named, or lie below those that are.
+    """The log folders (with a metrics.jsonl) at or below the given paths.
 
     Raises:
         UserError: there is none at or below one of the paths.
@@ -30,14 +30,14 @@ def find(paths: list[Path]) -> list[Path]:
     for path in paths:
         below = [path] if (path / "metrics.jsonl").is_file() else [f.parent for f in path.rglob("metrics.jsonl")]
         if not below:
-            raise UserError(f"{path}: no metrics.jsonl in it or below; expected a run's folder of logs/")
-        # In the order in which they were trained.
+            raise UserError(f"{path}: no metrics.jsonl in it or below it; expected a run's folder under logs/")
+        # In training order.
         found |= dict.fromkeys(sorted(below, key=lambda folder: (folder / "metrics.jsonl").stat().st_mtime))
     return list(found)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """All that the page shows of a run, and its configuration under `cfg`."""
+    """Everything that the page shows about a run, and its configuration as `cfg`."""
     cfg = configuration(folder / "config.yaml")
     rows = metrics(folder / "metrics.jsonl")
     steps, priors = rows["step"], rows["prior"]
@@ -63,10 +63,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def configuration(path: Path) -> CfgNode:
-    """A run's configuration; keys that this version does not know are kept out."""
+    """A run's configuration, without keys that this version does not know."""
     content, cfg = read_yaml(path), config.defaults()
     if not isinstance(content, dict):
-        raise UserError(f"{path} is no run's configuration")
+        raise UserError(f"{path} is not a run's configuration")
     for section, values in content.items():
         for key, value in values.items() if isinstance(values, dict) and section in cfg else ():
             if key in cfg[section]:
@@ -85,23 +85,23 @@ def changed(cfg: CfgNode) -> list[tuple[str, str]]:
 
 
 def metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Rows of a metrics.jsonl by their kind; a last line that a kill cut off is left out."""
+    """The rows of a metrics.jsonl by kind, without a last line cut off by a kill."""
     rows: dict[str, list[dict[str, Any]]] = {"step": [], "val": [], "prior": []}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'no UTF-8 text'}") from None
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
     for number, line in enumerate(lines[:-1], 1):
         try:
             row = json.loads(line)
             rows.setdefault(row["kind"], []).append(row)
         except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}:{number}: not a line of a run's metrics; is the file damaged?") from None
+            raise UserError(f"{path}:{number}: not a line of a run's metrics.jsonl; is the file damaged?") from None
     return rows
 
 
 def curve(rows: list[dict], key: str, name: str, value: Callable[[dict], float] | None = None) -> Curve:
-    """The points (iteration, value) of a key, at most POINTS, means of equal groups; only what is finite."""
+    """The finite points (iteration, value) of a key, averaged over equal groups into at most POINTS points."""
     take = value or (lambda row: row.get(key))
     points = [(row["iter"], y) for row in rows if (y := take(row)) is not None and math.isfinite(y)]
     size = math.ceil(len(points) / POINTS) or 1
@@ -111,23 +111,23 @@ def curve(rows: list[dict], key: str, name: str, value: Callable[[dict], float] 
 
 
 def significant(value: float) -> float:
-    """A number with five digits that count: a page of curves has many."""
+    """Round to five significant digits: a page of curves holds many numbers."""
     return float(f"{value:.5g}") if abs(value) < 1e5 else round(value)
 
 
 def results(rows: list[dict], key: str) -> list[Curve]:
-    """The mIoU over the run, a curve for each value of the key."""
+    """The mIoU over the run, one curve for each value of the key."""
     names = dict.fromkeys(row[key] for row in rows)
     return [curve([row for row in rows if row[key] == name], "miou", name) for name in names]
 
 
 def latest(rows: list[dict]) -> dict[str, list[float | None]]:
-    """The student's last IoU of each class, by list."""
+    """The student's latest IoU per class, by list."""
     return {row["list"]: row["iou"] for row in rows if row["layer"] == "student"}
 
 
 def log(path: Path) -> dict[str, Any]:
-    """Provenance (the last of each), begin, end and warnings from a log.txt; empty where there is none."""
+    """Provenance (the latest values), start, end and warnings from a log.txt; empty if there is none."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     entries = [match.groups() for line in lines if (match := LOG_LINE.match(line))]
     origin = {}
@@ -136,5 +136,5 @@ def log(path: Path) -> dict[str, Any]:
         if key in PROVENANCE and value:
             origin[key] = value
     if entries:
-        origin |= {"begun": entries[0][0], "last entry": entries[-1][0]}
+        origin |= {"started": entries[0][0], "last entry": entries[-1][0]}
     return {"origin": list(origin.items()), "warnings": [text for _, level, text in entries if level == "WARNING"]}

@@ -1,4 +1,4 @@
-"""What stands in a street: functions (painter, where, how) that paint it and cast its shadow."""
+"""The objects in a street: functions (painter, position, settings) that paint one and cast its shadow."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def building(p: Painter, side: int, x: float, z0: float, z1: float) -> None:
 
 
 def facade(p: Painter, face: np.ndarray, length: float, floors: int, colour: np.ndarray) -> None:
-    """Windows in frames of a colour, some of them bright, sometimes a shop below, a cornice."""
+    """Windows in coloured frames, some of them bright; sometimes a shop below; a cornice."""
     columns, glass = max(2, int(length / 2.5)), p.pick("glass")
     u, v = np.meshgrid((np.arange(columns) + 0.5) / columns, (np.arange(1, floors) + 0.5) / floors)
     u, v, w, h = u.ravel(), v.ravel(), p.style.rates["window"] / 2 / columns, 0.3 / floors
@@ -79,7 +79,7 @@ def barrier(p: Painter, label: str, side: int, x: float, z0: float, z1: float) -
 
 
 def tree(p: Painter, x: float, z: float) -> None:
-    """A tree, its crown of blobs dark below and light above; or a palm."""
+    """A tree with a crown of blobs, dark below and light above; or a palm."""
     height, leaf, palm = p.rng.uniform(5, 9), p.pick("leaf"), p.chance("palm")
     trunk = bar(-0.16, 0.16, 0, height * (1 if palm else 0.6))
     p.paint(flat(trunk, x, z), "vegetation", p.pick("bark"), ROUGH, 0.15)
@@ -108,12 +108,12 @@ def pole(p: Painter, x: float, z: float, height: float, arm: float = 0.0) -> Non
 
 
 def lamp(p: Painter, x: float, z: float) -> None:
-    """A street lamp, its arm over the road."""
+    """A street lamp with an arm over the road."""
     pole(p, x, z, p.rng.uniform(6, 8), arm=-np.sign(x) * p.rng.uniform(1, 2))
 
 
 def lights(p: Painter, x: float, z: float) -> None:
-    """Traffic lights on a post, sometimes on an arm over the road too."""
+    """Traffic lights on a post, sometimes also on an arm over the road."""
     arm = -np.sign(x) * p.rng.uniform(2.5, 4) if p.chance("gantry") else 0.0
     pole(p, x, z, 5.8 if arm else 3.4, arm)
     lit, housing = p.rng.integers(3), p.pick("housing")
@@ -137,7 +137,7 @@ def sign(p: Painter, x: float, z: float) -> None:
 
 
 def person(p: Painter, x: float, z: float) -> None:
-    """Somebody who stands or walks."""
+    """A person, standing or walking."""
     size, stride = p.rng.uniform(0.95, 1.15), p.rng.uniform(0.03, 0.22)
     leg = np.array([[-0.02, 0.9], [0.17, 0.9], [stride + 0.1, 0], [stride - 0.09, 0]])
     coat = np.array([[0.0, 0.8], [0.18, 0.8], [0.27, 0.85], [0.25, 1.42], [0.1, 1.52], [0.0, 1.52]])
@@ -148,7 +148,7 @@ def person(p: Painter, x: float, z: float) -> None:
 
 
 def bicycle(p: Painter, x: float, z: float, ridden: bool = False) -> None:
-    """A bicycle, with its rider or without."""
+    """A bicycle, with or without a rider."""
     turn = p.rng.uniform(-1.1, 1.1) + np.pi * p.rng.integers(2)
     frame = np.array([[-0.6, 0.4], [0.0, 0.35], [0.55, 0.9], [0.5, 1.05], [0.35, 0.95], [-0.25, 0.95]])
     for s in (-0.6, 0.6):
@@ -165,7 +165,7 @@ def bicycle(p: Painter, x: float, z: float, ridden: bool = False) -> None:
 
 
 def wheels(p: Painter, side: np.ndarray | None, label: str, radius: float) -> None:
-    """Two wheels on a side [4,3], None or one whose lower edge lies 0.25 m above the ground."""
+    """Two wheels on a side [4,3] whose lower edge is 0.25 m above the ground; nothing if it is None."""
     if side is None:
         return
     along = side[1] - side[0]
@@ -221,13 +221,13 @@ def truck(p: Painter, x: float, z: float, yaw: float) -> None:
             if face is not None:
                 p.paint(panels(face, [(0.1, 0.9, 0.52, 0.9)]), "truck", p.pick("glass") * 0.6)
 
-    # What is farther from the camera first.
+    # The part farther from the camera comes first.
     for part in (front, load) if np.cos(yaw) > 0 else (load, front):
         part()
 
 
 def bus(p: Painter, x: float, z: float, yaw: float) -> None:
-    """A bus: one high body in the company's colour, windows all round."""
+    """A bus: one tall body in the company's colour, with windows all round."""
     half, colour, glass = p.rng.uniform(4.5, 6), p.pick("livery"), p.pick("glass") * 0.6
     base = turned(x, z, yaw, (-half, half), 2.5)
     p.cast(base, 3)
@@ -241,7 +241,7 @@ def bus(p: Painter, x: float, z: float, yaw: float) -> None:
 
 
 def dustbin(p: Painter, x: float, z: float) -> None:
-    """A dustbin: "static", a class that is not learnt."""
+    """A dustbin: "static", which is not a training class."""
     base = rectangle(x - 0.3, x + 0.3, z - 0.3, z + 0.3)
     p.cast(base, 1.0)
     p.prism(base, 0, 1.05, "static", p.pick("rail") * 0.6)

@@ -1,9 +1,9 @@
 """A camera, the surfaces it sees, and the shapes to paint.
 
-All is painted, what is behind first, into one index buffer: the number of the surface that each pixel shows.
-Colour and label are both looked up from it, so the label cannot differ from the drawing. What comes later
-(haze, blur, noise) touches the image alone. The world is in metres: x to the right, y up, z ahead; x = 0 is
-the middle of the road.
+Everything is painted from back to front into one index buffer, which holds the number of the surface that each
+pixel shows. Colour and label are both looked up from it, so the label always matches the drawing. Later effects
+(haze, blur, noise) affect only the image. The world is in metres: x to the right, y up, z ahead; x = 0 is the
+middle of the road.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ import numpy as np
 
 from tools.streets.worlds import Range, Style
 
-NEAR = 0.6  # metres: what is nearer to the camera is cut off
+NEAR = 0.6  # metres: anything nearer to the camera is clipped
 SMOOTH, ROUGH, LEAVES, STREAKS, CLOUDS = range(5)  # textures, see `grains`
-TILE = 640  # their size, pixels
+TILE = 640  # their size in pixels
 
 
 @lru_cache(maxsize=1)
@@ -27,7 +27,7 @@ def grains() -> np.ndarray:
     white = rng.standard_normal((5, TILE, TILE)).astype(np.float32)
 
     def blur(image: np.ndarray, x: float, y: float) -> np.ndarray:
-        wide = np.pad(image, 128, mode="wrap")  # so that the tiles join
+        wide = np.pad(image, 128, mode="wrap")  # so that the tiles are seamless
         return unit(cv2.GaussianBlur(wide, (0, 0), sigmaX=x, sigmaY=y)[128:-128, 128:-128])
 
     def unit(image: np.ndarray) -> np.ndarray:
@@ -44,7 +44,7 @@ def grains() -> np.ndarray:
 
 
 class Surface(NamedTuple):
-    """What a pixel may show."""
+    """Something that a pixel can show."""
 
     red: float
     green: float
@@ -58,8 +58,8 @@ class Surface(NamedTuple):
 class Painter:
     """A camera in a street and the surfaces it sees.
 
-    `index` int32 [H,W] is the number of each pixel's surface, `shade` uint8 [H,W] is 255 where there is a
-    shadow on the ground. The street bends: x moves by `bend * z**2` on the way into the image.
+    `index` int32 [H,W] is the number of each pixel's surface; `shade` uint8 [H,W] is 255 where there is a
+    shadow on the ground. The street bends: x is shifted by `bend * z**2` at distance z.
     """
 
     def __init__(self, style: Style, width: int, height: int, rng: np.random.Generator) -> None:
@@ -78,22 +78,22 @@ class Painter:
         self.surfaces: list[Surface] = []
 
     def pick(self, material: str) -> np.ndarray:
-        """One of the material's colours, a little varied: float [3]."""
+        """One of the material's colours, slightly varied: float [3]."""
         colours = self.style.materials[material]
         return np.array(colours[self.rng.integers(len(colours))]) * self.rng.normal(1, 0.06)
 
     def chance(self, name: str) -> bool:
-        """Whether something of this probability (`Style.rates`) happens."""
+        """Draw whether something with this probability (`Style.rates`) happens."""
         return bool(self.rng.random() < self.style.rates[name])
 
     def add(self, label: str, colour: Sequence[float], texture: int, strength: float, distance: float) -> int:
-        """A new surface: its number."""
+        """Add a surface and return its number."""
         strength *= self.style.texture
         self.surfaces.append(Surface(*colour, texture, strength, distance, label))
         return len(self.surfaces) - 1
 
     def light(self, face: np.ndarray) -> float:
-        """How bright a face [n,3] is, by its normal."""
+        """The brightness of a face [n,3], from its normal."""
         (ax, ay, az), (bx, by, bz) = (face[1] - face[0]).tolist(), (face[2] - face[0]).tolist()
         normal = np.array([az * by - ay * bz, ax * bz - az * bx, ay * bx - ax * by])
         normal /= np.sqrt(normal @ normal) + 1e-9
@@ -101,7 +101,7 @@ class Painter:
         return self.style.ambient * (0.85 + 0.15 * normal[1]) + self.style.sun * direct
 
     def project(self, polygons: np.ndarray) -> tuple[list[np.ndarray], float]:
-        """Polygons [k,n,3] -> corners of each in pixels, int32 [m,2] (m = 0: behind), and the distance."""
+        """Polygons [k,n,3] -> corners of each in pixels, int32 [m,2] (m = 0: behind the camera), and the distance."""
         points = polygons - self.eye
         points[..., 0] += self.bend * polygons[..., 2] ** 2
         points = points @ self.axes.T
@@ -116,12 +116,12 @@ class Painter:
         return np.rint(seen + (self.width / 2, self.height / 2)).astype(np.int32)
 
     def fine(self, z: float, size: float) -> bool:
-        """Whether a detail of `size` metres at z is as large as two pixels (of an image 512 pixels wide)."""
+        """Whether a detail of `size` metres at z is larger than two pixels (of an image 512 pixels wide)."""
         return self.focal * size > 2 * z * self.width / 512
 
     def paint(self, polygons: np.ndarray, label: str, colour: np.ndarray, texture: int = SMOOTH,
               strength: float = 0.05) -> None:
-        """Paint polygons [k,n,3] or one [n,3]."""
+        """Paint polygons [k,n,3], or one polygon [n,3]."""
         corners, distance = self.project(polygons if polygons.ndim == 3 else polygons[None])
         number = self.add(label, colour, texture, strength, distance)
         for corner in corners:
@@ -130,16 +130,16 @@ class Painter:
 
     def prism(self, base: np.ndarray, low: float, high: float, label: str, colour: np.ndarray,
               top: np.ndarray | None = None, texture: int = SMOOTH) -> list[np.ndarray | None]:
-        """Paint the visible faces of what stands on `base` [4,2] (x, z; see `turned`) and narrows to `top`.
+        """Paint the visible faces of a body that stands on `base` [4,2] (x, z; see `turned`) and tapers to `top`.
 
         Returns:
-            the sides, each [4,3] (bottom left, bottom right, top right, top left), or None if it is not seen.
+            the sides, each [4,3] (bottom left, bottom right, top right, top left), or None if hidden.
         """
         lower, upper = upright(base, low), upright(base if top is None else top, high)
         faces = [np.stack([lower[i], lower[i - 3], upper[i - 3], upper[i]]) for i in range(4)] + [upper]
         corners, distance = self.project(np.stack(faces))
         for i, corner in enumerate(corners):
-            # In the image y points down, so that a face seen from its front runs the other way round.
+            # In the image y points down, so the corners of a face seen from the front run the other way round.
             if len(corner) and cv2.contourArea(corner, oriented=True) < 0:
                 number = self.add(label, colour * self.light(faces[i]), texture, 0.07, distance)
                 cv2.fillPoly(self.index, [corner], number)
@@ -148,7 +148,7 @@ class Painter:
         return faces[:4]
 
     def cast(self, footprint: np.ndarray, height: float) -> None:
-        """The shadow of what stands on `footprint` [n,2] (x, z): below it, and long in the sun."""
+        """Cast the shadow of a body that stands on `footprint` [n,2] (x, z): beneath it, and long in the sun."""
         offset = -self.sun[[0, 2]] * (height / self.sun[1]) if self.style.sun else np.array([0.0, -0.15])
         outline = cv2.convexHull(np.concatenate([footprint, footprint + offset]).astype(np.float32))[:, 0]
         corners, _ = self.project(upright(outline.astype(float), 0.0)[None])
@@ -181,9 +181,9 @@ def upright(footprint: np.ndarray, y: float) -> np.ndarray:
 
 
 def turned(x: float, z: float, yaw: float, length: Range, width: float) -> np.ndarray:
-    """A rectangular footprint [4,2] that reaches from length[0] to length[1] before (x, z), turned by yaw.
+    """A rectangular footprint [4,2] that extends from length[0] to length[1] in front of (x, z), turned by yaw.
 
-    The sides of a prism on it: 0 the rear, 1 the right, 2 the front (far, at yaw 0), 3 the left one.
+    The sides of a prism on it are: 0 the rear, 1 the right, 2 the front (far, at yaw 0), 3 the left.
     """
     (rear, front), half = length, width / 2
     corners = np.array([[-half, rear], [half, rear], [half, front], [-half, front]])
@@ -191,12 +191,12 @@ def turned(x: float, z: float, yaw: float, length: Range, width: float) -> np.nd
 
 
 def rectangle(x0: float, x1: float, z0: float, z1: float) -> np.ndarray:
-    """A footprint [4,2] along the axes: its sides are the near, the right, the far and the left one."""
+    """A footprint [4,2] along the axes; its sides are the near, the right, the far and the left one."""
     return np.array([[x0, z0], [x1, z0], [x1, z1], [x0, z1]])
 
 
 def flat(figure: np.ndarray, x: float, z: float, turn: float = 0.0) -> np.ndarray:
-    """A figure [...,2] (to the right, up) that stands at (x, z), turned about its axis: [...,3]."""
+    """A flat figure [...,2] (right, up), standing at (x, z) and turned about its axis: [...,3]."""
     across, y = figure[..., 0], figure[..., 1]
     return np.stack([x + across * np.cos(turn), y, z + across * np.sin(turn)], axis=-1)
 

@@ -1,4 +1,4 @@
-"""From a style to an image and its label: the ground, what stands on it, light and haze, the film."""
+"""From a style to an image and its label: the ground, the objects on it, light and haze, the camera."""
 
 import cv2
 import numpy as np
@@ -10,14 +10,14 @@ from tools.streets.worlds import Style
 
 FAR = 400.0  # metres: the ground ends there
 LABEL_IDS = dict(zip(CITYSCAPES.names, CITYSCAPES.to_raw().tolist(), strict=False))
-LABEL_IDS |= {"ego vehicle": 1, "static": 4}  # which no one learns
+LABEL_IDS |= {"ego vehicle": 1, "static": 4}  # not training classes
 # The first rows of every scene's table, in the order of Street.surfaces; 0 is the sky.
 GROUND = (("road", "asphalt", 0.08), ("road", "marking", 0.12), ("sidewalk", "kerb", 0.05),
           ("sidewalk", "pavement", 0.08), ("terrain", "grass", 0.16))  # fmt: skip
 
 
 def render(style: Style, width: int, height: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One scene: the image, uint8 RGB [H,W,3], and its Cityscapes label ids, uint8 [H,W]."""
+    """One scene: the image, uint8 RGB [H,W,3], and its Cityscapes label IDs, uint8 [H,W]."""
     p = Painter(style, width, height, rng)
     street = Street(p)
     p.eye[0] = LANE * (0.5 + rng.integers(street.lanes)) + rng.normal(0, 0.25)
@@ -29,7 +29,7 @@ def render(style: Style, width: int, height: int, rng: np.random.Generator) -> t
 
 
 def lay_ground(p: Painter, street: Street) -> tuple[np.ndarray, np.ndarray]:
-    """Paint sky and ground: the ground's distance in metres and its texture, float32 [H,W] (0 in the sky)."""
+    """Paint sky and ground; return the ground's distance in metres and its texture, float32 [H,W] (0 in the sky)."""
     p.add("sky", np.zeros(3), CLOUDS, 0.0, 0.0)
     upwards = p.light(upright(rectangle(0, 1, 0, 1), 0.0))
     for label, material, strength in GROUND:
@@ -57,7 +57,7 @@ def lay_ground(p: Painter, street: Street) -> tuple[np.ndarray, np.ndarray]:
 
 
 def screen_texture(p: Painter, kinds: np.ndarray) -> np.ndarray:
-    """The texture of each pixel's kind (uint8 [H,W]), the tiles laid at random: float32 [H,W]."""
+    """The texture for each pixel's kind (uint8 [H,W]), with tiles at random offsets: float32 [H,W]."""
     rows = (p.rng.integers(TILE) + np.arange(int(np.ceil(512 * p.height / p.width)))) % TILE
     columns = (p.rng.integers(TILE) + np.arange(512)) % TILE
     texture = np.empty(kinds.shape, np.float32)
@@ -87,11 +87,11 @@ def shade(p: Painter, distance: np.ndarray, ground_texture: np.ndarray) -> np.nd
 
 
 def develop(p: Painter, image: np.ndarray) -> np.ndarray:
-    """What the camera makes of the colours, float32 [H,W,3] about 0..1: uint8 RGB."""
+    """Turn the colours, float32 [H,W,3] about 0..1, into what the camera records: uint8 RGB."""
     style = p.style
     mix = style.saturation * np.eye(3) + (1 - style.saturation) / 3  # [3,3]
     mix = np.insert(style.contrast * mix, 3, 0.5 - 0.5 * style.contrast, axis=1)  # [3,4]
-    light = p.rng.normal(0, style.exposure) + p.rng.normal(0, style.cast, 3)  # the logarithm, by channel
+    light = p.rng.normal(0, style.exposure) + p.rng.normal(0, style.cast, 3)  # logarithm, per channel
     image = cv2.transform(image, mix * (np.array(style.gain) * np.exp(light))[:, None])
     y, x = np.linspace(-1, 1, p.height)[:, None], np.linspace(-1, 1, p.width)
     image *= (1 - style.vignette * (x**2 + y**2) / 2)[..., None].astype(np.float32)

@@ -1,4 +1,4 @@
-"""The layout of a street, and what stands where in it."""
+"""The layout of a street, and where its objects are."""
 
 from collections.abc import Callable
 
@@ -8,15 +8,15 @@ import numpy as np
 from tools.streets import objects
 from tools.streets.painter import LEAVES, ROUGH, SMOOTH, Painter, bar, disc, flat
 
-# A layer (1 beside the street, 2 on the pavement, 3 on the road), the distance z, what paints it, with which
-# arguments. Seen from the road, inner layers hide outer ones; within a layer the near hides the far.
+# A layer (1 beside the street, 2 on the pavement, 3 on the road), the distance z, the function that paints it, its
+# arguments. Seen from the road, inner layers hide outer ones; within a layer, near things hide far ones.
 Thing = tuple[int, float, Callable[..., None], tuple]
 
-END = 110.0  # metres: houses stand up to here
+END = 110.0  # metres: houses extend up to here
 LANE, PARKING = 3.3, 2.1  # widths, metres
 
-# What stands along the kerb, by its name in Style.rates: from where to where along z, and how far from the
-# kerb at most, as a share of the pavement's width.
+# Objects along the kerb, by their names in Style.rates: their range along z, and their largest distance from the
+# kerb, as a share of the pavement's width.
 KERB = {
     "tree": (objects.tree, 4, 80, 0.3),
     "lamp": (objects.lamp, 4, 60, 0.1),
@@ -29,7 +29,7 @@ KERB = {
 
 
 class Street:
-    """Where road, pavement and grass are: |x| up to `half`, then up to `walk` and `edge` of each side."""
+    """The extent of road, pavement and grass: |x| up to `half`, then up to `walk` and `edge` on each side."""
 
     def __init__(self, p: Painter) -> None:
         self.lanes = 1 + p.chance("lanes")  # each way
@@ -41,11 +41,11 @@ class Street:
         self.crossing = (start, start + p.rng.uniform(7, 11))
 
     def crosses(self, z: np.ndarray | float, margin: float = 0.0) -> np.ndarray | bool:
-        """Whether the crossing, and `margin` metres round it, is at z."""
+        """Whether z is on the crossing, or within `margin` metres of it."""
         return (z > self.crossing[0] - margin) & (z < self.crossing[1] + margin)
 
     def surfaces(self, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-        """What the ground is at (x, z): 1 asphalt, 2 marking, 3 kerb, 4 pavement, 5 grass."""
+        """The ground at (x, z): 1 asphalt, 2 marking, 3 kerb, 4 pavement, 5 grass."""
         a = np.abs(x)
         walk = np.where(x > 0, self.walk[1], self.walk[-1])
         kind = np.select([a < self.half, a < self.half + 0.2, a < walk], [1, 3, 4], 5)
@@ -59,7 +59,7 @@ class Street:
 
 
 def furnish(p: Painter, street: Street) -> None:
-    """Paint all that stands in the street, what is behind first."""
+    """Paint everything in the street, from back to front."""
     things = traffic(p, street) + zebra_crossing(p, street)
     for side in (-1, 1):
         things += plots(p, street, side) + pavement(p, street, side)
@@ -71,7 +71,7 @@ def furnish(p: Painter, street: Street) -> None:
 
 
 def plots(p: Painter, street: Street, side: int) -> list[Thing]:
-    """The plots along one side: houses, or a wall, a fence or a hedge with trees behind."""
+    """The plots along one side: houses, or a wall, fence or hedge with trees behind it."""
     things: list[Thing] = []
     shares = np.array([p.style.rates[name] for name in ("wall", "fence", "hedge")])
     z, x = -6.0, street.edge[side]
@@ -109,7 +109,7 @@ def vehicle(p: Painter, layer: int, x: float, z: float, yaw: float) -> Thing:
     truck, bus = p.style.rates["truck"], p.style.rates["bus"]
     kind = (objects.truck, objects.bus, objects.car)[p.rng.choice(3, p=[truck, bus, 1 - truck - bus])]
     if kind is not objects.car and layer == 3:
-        z += 6.0  # so that a long one close ahead does not fill the view
+        z += 6.0  # so that a long vehicle close ahead does not fill the view
     return layer, z, kind, (x, z, yaw + p.rng.normal(0, 0.03))
 
 
@@ -133,7 +133,7 @@ def traffic(p: Painter, street: Street) -> list[Thing]:
 
 
 def zebra_crossing(p: Painter, street: Street) -> list[Thing]:
-    """Vehicles in the street that crosses, and people who cross before it."""
+    """Vehicles on the crossing street, and people who cross in front of it."""
     start, end = street.crossing
     if start < 0:
         return []

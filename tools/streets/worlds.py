@@ -1,4 +1,4 @@
-"""The worlds: the game, SYNTHIA and the real one are styles of the same kind of street."""
+"""The worlds: the game, SYNTHIA and the real world are styles of the same kind of street."""
 
 from dataclasses import dataclass, replace
 
@@ -8,7 +8,7 @@ Colour = tuple[float, float, float]  # red, green, blue, about 0..1
 
 @dataclass(frozen=True)
 class Style:
-    """What tells one world from another: its camera, light, materials, inhabitants and film."""
+    """What distinguishes one world from another: camera, light, materials, objects and image quality."""
 
     height: Range  # of the camera, metres
     view: Range  # horizontal field of view, degrees
@@ -17,19 +17,19 @@ class Style:
     sun: float  # direct light; 0 = overcast
     shadow: float  # how dark shadows are, 0..1
     sky: tuple[Colour, Colour, float]  # at the horizon, at the zenith; the clouds' contrast
-    haze: float  # metres until 63 % of the colour is the horizon's
+    haze: float  # metres after which 63 % of the colour is the horizon's
     texture: float  # strength of all textures
     saturation: float
     contrast: float
     gain: Colour
-    exposure: float  # from image to image, standard deviation of the brightness's logarithm
-    cast: float  # the same of each channel's, beside it: the white balance
-    blur: float  # standard deviation in pixels of an image 512 pixels wide
+    exposure: float  # between images: standard deviation of the logarithm of the brightness
+    cast: float  # the same for each channel in addition: the white balance
+    blur: float  # standard deviation in pixels, for an image 512 pixels wide
     noise: float  # standard deviation
     vignette: float  # loss of light in the corners, 0..1
-    bonnet: bool  # whether one sees the camera's own car
+    bonnet: bool  # whether the camera's own car is visible
     signs: tuple[float, ...]  # shares of discs, triangles, diamonds and boards
-    rates: dict[str, float]  # things: number per metre and side; anything else: probability, or as said below
+    rates: dict[str, float]  # objects: number per metre and side; others: probability, unless noted below
     materials: dict[str, tuple[Colour, ...]]
 
 
@@ -38,8 +38,8 @@ RATES = {
     "bus": 0.2, "wall": 0.24, "fence": 0.24, "hedge": 0.05, "shop": 0.5, "gable": 0.0, "palm": 0.25,
     "gantry": 0.5, "tree": 0.05, "lamp": 0.03, "lights": 0.04, "sign": 0.05, "bin": 0.01, "person": 0.15,
     "rider": 0.12, "bicycle": 0.04,
-    "reach": 1.0,  # how far away things stand along the kerb, at most, as a share of the usual
-    "floors": 7, "window": 0.6,  # at most; a window's share of the width
+    "reach": 1.0,  # how far objects extend along the kerb, as a share of the usual range
+    "floors": 7, "window": 0.6,  # largest number; a window's share of the width
 }  # fmt: skip
 WHITE, BLACK, RED, BLUE = (0.9, 0.9, 0.9), (0.08, 0.08, 0.08), (0.8, 0.08, 0.08), (0.1, 0.25, 0.75)
 YELLOW, GREEN = (0.9, 0.7, 0.1), (0.1, 0.45, 0.25)
@@ -143,7 +143,7 @@ REAL = Style(
     },
 )  # fmt: skip
 
-# A quiet street: fewer kinds of things, and near ones, which a small network learns in some hundred iterations.
+# A quiet street: fewer kinds of objects, and near ones, which a small network learns in a few hundred iterations.
 CALM = {
     "truck": 0.0, "bus": 0.0, "wall": 0.0, "fence": 0.0, "hedge": 0.1, "parked": 0.35, "traffic": 0.3, "person": 0.0,
     "rider": 0.1, "bicycle": 0.06, "bin": 0.0, "sign": 0.07, "lights": 0.0, "reach": 0.45,
@@ -151,5 +151,5 @@ CALM = {
 
 
 def calm(style: Style) -> Style:
-    """The style's world with quiet streets: 11 classes instead of 17."""
+    """The same world with quiet streets: 11 classes instead of 17."""
     return replace(style, rates=style.rates | CALM)
