@@ -5,8 +5,6 @@ from typing import TypedDict
 import torch
 from torch import nn
 
-from core.cli import UserError
-
 
 class ParameterGroup(TypedDict):
     """One of torch.optim's parameter groups."""
@@ -47,7 +45,7 @@ def build_optimiser(
     """SGD (with momentum and nesterov), or Adam with betas beta1 and 0.999, over the four groups.
 
     Raises:
-        UserError: another name.
+        ValueError: another name.
     """
     groups = parameter_groups(network, lr, weight_decay)
     if name == "SGD":

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import small_tree
 import torch
+from core.run import Run
 from runs import Stub
 
 import datasets
 import models
 from core import checkpoint, config
-from core.run import Run
 from core.trainer import Trainer
 from datasets import sampling
 from models import build, consistency

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import small_tree
 import torch
+from core.prepare import prepare_images, prepare_source
+from core.run import Run
 from runs import Stub
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -24,8 +26,6 @@ from core import checkpoint, config, distributed
 from core.compute import Compute
 from core.inference import Predictor, load_network
 from core.optim import build_optimiser
-from core.prepare import prepare_images, prepare_source
-from core.run import Run
 from core.steps import Method, SACStep, Views
 from core.trainer import Trainer
 from datasets.iterations import Iterations

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import small_tree
 import torch
+from core.prepare import Preparation
 from runs import Run, Stub
 
 import datasets
 from core import checkpoint, config
 from core.cli import UserError
-from core.prepare import Preparation
 
 ROOT = Path(__file__).parents[1]
 # Groups larger and smaller than what a process of 2 or of 4 holds, and images whose views are shared unevenly.

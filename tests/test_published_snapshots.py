@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from core.run import start_baseline, start_sac
 from golden_data import GOLDEN
 
 from core import checkpoint
 from core.cli import UserError
 from core.optim import build_optimiser
-from core.run import start_baseline, start_sac
 from models import build
 from models.sac import SAC
 

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import core.run
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ import small_tree
 import torch
 from runs import Run
 
-import core.run
 import datasets
 from core import checkpoint
 from core.cli import UserError
