@@ -136,7 +136,7 @@ def target_data(tree: Path, seed: int) -> TargetTraining:
     from core import config
 
     cfg, _ = config.load(str(tree / "cfg.yaml"))
-    return datasets.training(cfg, seed, (0, 1), (0, 0), 0).dataset.target
+    return datasets.Data(cfg, seed).iterations.target
 
 
 def test_views_mapped_back_lie_on_the_reference_frame(tree: Path) -> None:
