@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import subprocess
 import sys
 import time
@@ -214,115 +213,6 @@ def test_wrong_arguments_of_convert(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         call(convert_train_ids, *args)
-
-
-# --- make_lists
-
-
-def world(
-    root: Path,
-    game: int = 0,
-    synthia: int = 0,
-    cs: tuple[int, int, int] = (0, 0, 0),
-    labels: bool = True,
-    first_game: int = 1,
-) -> None:
-    """Empty files with the names of the published trees: lists are made of names alone."""
-
-    def touch(*names: str) -> None:
-        for name in names:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).touch()
-
-    for i in range(first_game, game + 1):
-        touch(f"game/images/{i:05d}.png", *[f"game/labels_cs/{i:05d}.png"] * labels)
-    for i in range(synthia):
-        touch(f"synthia/RGB/{i:07d}.png", *[f"synthia/labels_cs/{i:07d}.png"] * labels)
-    for split, count in zip(("train", "val", "test"), cs, strict=True):
-        for i in range(count):
-            name = f"{split}/city{i % 3}/city{i % 3}_{i:06d}_000019"
-            touch(f"cityscapes/leftImg8bit/{name}_leftImg8bit.png")
-            touch(*[f"cityscapes/gtFine2/{name}_gtFine_labelIds.png"] * (labels and split != "test"))
-
-
-def lists_in(folder: Path) -> dict[str, list[lists.Sample]]:
-    return {path.stem: lists.read(str(path), str(folder)) for path in folder.glob("*.txt")}
-
-
-@pytest.mark.parametrize(
-    ("part", "whole", "there", "drawn"),
-    [(1000, 10_000, 10_000, 1000), (400, 9400, 9400, 400), (500, 2975, 2975, 500)]  # the published trees
-    + [(1000, 10_000, 24, 2), (1000, 10_000, 2, 1), (500, 2975, 6, 1), (400, 9400, 20_000, 400)],
-)
-def test_draws(part: int, whole: int, there: int, drawn: int) -> None:
-    samples = [lists.Sample(f"{i:05d}.png", None) for i in range(there)]
-    expected = sorted(random.Random(5).sample(samples, drawn))  # the promise: the same on every machine
-    assert make_lists.draw(samples, part, whole, 5) == expected
-
-
-def test_lists_of_gta_take_its_first_ten_thousand(tmp_path: Path, call: Call) -> None:
-    world(tmp_path, game=10_004, first_game=9_981)
-    call(make_lists, "--root", tmp_path)
-    made = lists_in(tmp_path)
-    assert {name: len(samples) for name, samples in made.items()} == {"train_game_9K": 18, "val_game_1K": 2}
-    game = sorted(made["train_game_9K"] + made["val_game_1K"])
-    assert [sample.image for sample in game] == [f"game/images/{i:05d}.png" for i in range(9_981, 10_001)]
-    assert [sample.label for sample in game] == [f"game/labels_cs/{i:05d}.png" for i in range(9_981, 10_001)]
-
-
-def test_lists_of_a_small_world(tmp_path: Path, call: Call) -> None:
-    world(tmp_path, game=20, synthia=5, cs=(12, 3, 2))
-    call(make_lists, "--root", tmp_path, "--out", tmp_path / "out", "--seed", 3)
-    made = lists_in(tmp_path / "out")
-    assert {name: len(samples) for name, samples in made.items()} == {
-        "train_game_9K": 18, "val_game_1K": 2, "train_synthia_9K": 5, "val_synthia": 1,
-        "train_cityscapes": 12, "val2_cityscapes": 2, "val_cityscapes": 3, "test_cityscapes": 2,
-    }  # fmt: skip
-    assert all(samples == sorted(set(samples)) for samples in made.values())
-    assert not set(made["train_game_9K"]) & set(made["val_game_1K"])
-    assert set(made["val_synthia"]) < set(made["train_synthia_9K"])
-    assert set(made["val2_cityscapes"]) < set(made["train_cityscapes"])
-    assert made["val_cityscapes"][0] == lists.Sample(
-        "cityscapes/leftImg8bit/val/city0/city0_000000_000019_leftImg8bit.png",
-        "cityscapes/gtFine2/val/city0/city0_000000_000019_gtFine_labelIds.png",
-    )
-    assert [name for name in made if made[name][0].label is None] == ["test_cityscapes"]
-
-
-def test_lists_without_labels(tmp_path: Path, call: Call) -> None:
-    world(tmp_path, game=4, cs=(6, 2, 0), labels=False)
-    printed = call(make_lists, "--root", tmp_path)
-    made = lists_in(tmp_path)
-    assert list(made) == ["train_cityscapes"] and made["train_cityscapes"][0].label is None
-    assert "left out: train_game_9K, val_game_1K: no labels as train ids" in printed
-    assert "left out: test_cityscapes: no images" in printed
-
-
-def test_lists_where_a_label_is_missing(tmp_path: Path, call: Call) -> None:
-    world(tmp_path, game=4)
-    (tmp_path / "game/labels_cs/00003.png").unlink()
-    with pytest.raises(UserError, match="1 of 4 labels are missing.*00003"):
-        call(make_lists, "--root", tmp_path)
-    assert not lists_in(tmp_path)
-
-
-def test_other_lists_are_not_replaced(tmp_path: Path, call: Call) -> None:
-    world(tmp_path, game=30)
-    call(make_lists, "--root", tmp_path)
-    before = lists_in(tmp_path)
-    assert "unchanged" in call(make_lists, "--root", tmp_path)
-    with pytest.raises(UserError, match="train_game_9K.*--force"):
-        call(make_lists, "--root", tmp_path, "--seed", 1)
-    assert lists_in(tmp_path) == before
-    call(make_lists, "--root", tmp_path, "--seed", 1, "--force")
-    assert lists_in(tmp_path) != before
-
-
-def test_lists_of_nothing(tmp_path: Path, call: Call) -> None:
-    with pytest.raises(UserError, match="nothing to make a list of"):
-        call(make_lists, "--root", tmp_path)
-    with pytest.raises(UserError, match="no such folder"):
-        call(make_lists, "--root", tmp_path / "nowhere")
 
 
 # --- compute_image_weights
