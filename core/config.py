@@ -88,7 +88,8 @@ KEYS = (
     Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of a grey view"),
     Key("DATASET.RND_JITTER", 0.0, SHARE, "strength of the colour jitter, source and target; 0 = none"),
     Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each by itself"),
-    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of the views 1 ... T-1"),
+    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of the views 1 ... T-1; equal ends, whatever they are: "
+        "no zoom (released code)"),
     Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after its resize to CROP_SIZE"),
     Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur of radius 1 on half of the images"),
     Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches the colour jitter on; its strength is "
