@@ -136,7 +136,7 @@ def renormalised(
 
 
 def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [h, w, 3] to [H, W, 3] as Pillow's BILINEAR, to one grey level.
+    """Resize uint8 [h, w, 3] to [H, W, 3] as Pillow's BILINEAR, to a grey level, rarely two, in few values.
 
     torch's vectorised uint8 code, which needs the strides of a channels-last batch, takes a third to a
     seventh of Pillow's time. Pillow can compute only the part that a crop keeps (`box`), which pays from a
