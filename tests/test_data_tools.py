@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -120,6 +120,95 @@ def test_conversion_goes_on_where_it_stopped(raw: Path, tmp_path: Path, call: Ca
     assert whole.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.parametrize("dataset", FILES)
+def test_folders_below_are_kept(raw: Path, tmp_path: Path, call: Call, dataset: str) -> None:
+    """As they are unpacked: each part of a data set in a folder of its own."""
+    deep = tmp_path / "parts" / "one.two" / "deep"
+    deep.parent.mkdir(parents=True)
+    (raw / dataset).rename(deep)
+    call(convert_train_ids, "--dataset", dataset, "--ann-data", tmp_path / "parts", "--ann-out", tmp_path / "out")
+    assert f"one.two/deep/{FILES[dataset]}" in tree(tmp_path / "out")
+    assert len(tree(tmp_path / "out")) == 1 + (VOID[dataset] is not None)
+
+
+RED = {"synthia": lambda raw: np.dstack([np.zeros_like(raw), np.zeros_like(raw), raw]).astype(np.uint16)}  # BGR
+
+
+def raw_label(folder: Path, dataset: str, name: str, ids: list[list[int]]) -> None:
+    """A raw label of a data set, of 1 or more rows of ids."""
+    pixels = np.array(ids, np.uint8)
+    save(folder / f"{name}_labelIds.png", RED.get(dataset, lambda raw: raw)(pixels))
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> list[str]:
+    """Arguments for --dataset own, whose raw ids are 100 and 101."""
+    path = tmp_path / "own.yaml"
+    path.write_text("names: [a, b]\ncolours: [[0, 0, 0], [1, 1, 1]]\nraw_ids: {100: 0, 101: 1}\n")
+    return ["--classes", str(path)]
+
+
+# Ids that a data set maps, and ids that it does not.
+MAPPED = {"cs": 7, "gta": 26, "synthia": 21, "own": 101}
+UNMAPPED = {"cs": 0, "gta": 34, "synthia": 22, "own": 1}
+
+
+@pytest.mark.parametrize("dataset", MAPPED)
+def test_the_share_of_ignored_pixels_is_said(tmp_path: Path, call: Call, own: list[str], dataset: str) -> None:
+    there, not_there = MAPPED[dataset], UNMAPPED[dataset]
+    raw_label(tmp_path / "in", dataset, "a", [[not_there] * 4])  # ignored all over, and the first: written all the same
+    raw_label(tmp_path / "in", dataset, "b", [[there, there, not_there, there]])
+    args = ["--dataset", dataset, *(own if dataset == "own" else ()), "--ann-data", tmp_path / "in"]
+    printed = call(convert_train_ids, *args, "--ann-out", tmp_path / "out")
+    assert printed.endswith("62.5 % of the converted pixels are ignored (255)\n")
+    assert decoded(tmp_path / "out" / "a_labelIds.png").tolist() == [[255] * 4]
+    assert "are ignored" not in call(convert_train_ids, *args, "--ann-out", tmp_path / "out")  # nothing was converted
+
+
+@pytest.mark.parametrize("dataset", MAPPED)
+def test_labels_that_are_all_ignored_are_refused(tmp_path: Path, call: Call, own: list[str], dataset: str) -> None:
+    for name in "abc":
+        raw_label(tmp_path / "in", dataset, name, [[UNMAPPED[dataset]] * 5])
+    extra = own if dataset == "own" else ()
+    args = ["--dataset", dataset, *extra, "--ann-data", tmp_path / "in", "--ann-out", tmp_path / "out"]
+    advice = r"does `raw_ids` of .*own.yaml name them\?" if dataset == "own" else r"is --dataset right\?"
+    with pytest.raises(UserError, match=rf"every pixel of the 3 labels.*ids are {UNMAPPED[dataset]}; {advice}"):
+        call(convert_train_ids, *args)
+    assert not (tmp_path / "out").exists()
+
+    raw_label(tmp_path / "in", dataset, "b", [[MAPPED[dataset]]])
+    call(convert_train_ids, *args)
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in tree(tmp_path / "out")}
+    assert len(before) == 3
+    raw_label(tmp_path / "in", dataset, "b", [[UNMAPPED[dataset]]])
+    with pytest.raises(UserError, match="nothing was written"):
+        call(convert_train_ids, *args, "--force")
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in before}
+    raw_label(tmp_path / "in", dataset, "d", [[UNMAPPED[dataset]]])  # one that comes later may be
+    assert "1 labels converted, 3 were there already" in call(convert_train_ids, *args)
+
+
+def test_a_single_label_may_be_ignored_all_over(raw: Path, tmp_path: Path, call: Call) -> None:
+    (raw / "synthia" / "0000001.png").unlink()
+    args = ["--dataset", "synthia", "--ann-data", raw / "synthia", "--ann-out", tmp_path / "out"]
+    assert "100.0 % of the converted pixels are ignored" in call(convert_train_ids, *args)
+    assert (decoded(tmp_path / "out" / "0000002.png") == 255).all()
+
+
+CLASHES = [("A.png", "a.png"), ("stra\u00dfe.png", "STRASSE.png"), ("caf\u00e9.png", "cafe\u0301.png")]
+
+
+@pytest.mark.parametrize("names", [*CLASHES, ("x/A.png", "X/a.png")])
+def test_labels_whose_names_some_file_systems_take_for_one(tmp_path: Path, call: Call, names: tuple[str, str]) -> None:
+    for name in names:
+        save(tmp_path / "in" / name, grey(7))
+    if len(tree(tmp_path / "in")) < 2:
+        pytest.skip("this file system is one of them")
+    with pytest.raises(UserError, match="take .* for one file"):
+        call(convert_train_ids, "--dataset", "gta", "--ann-data", tmp_path / "in", "--ann-out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_output_below_the_input_is_not_converted_again(raw: Path, call: Call) -> None:
     args = ["--dataset", "cs", "--ann-data", raw / "cs", "--ann-out"]
     for _ in range(2):
@@ -148,15 +237,17 @@ def grey(value: int, *size: int) -> np.ndarray:
         ("synthia", grey(7), "8-bit grey"),
         ("synthia", np.dstack([grey(7)] * 3), "8-bit RGB"),
         ("synthia", sixteen(256), "class 256"),
+        ("own", np.dstack([grey(7)] * 3), r"8-bit RGB PNG, expected .*`raw_ids` in --classes maps$"),
+        ("own", sixteen(7)[..., 0], r"16-bit grey PNG, expected .*`raw_ids` in --classes maps$"),
     ],
 )
 def test_labels_that_are_not_what_they_claim(
-    tmp_path: Path, call: Call, dataset: str, pixels: np.ndarray, said: str
+    tmp_path: Path, call: Call, own: list[str], dataset: str, pixels: np.ndarray, said: str
 ) -> None:
     save(tmp_path / "in" / "a_labelIds.png", pixels)
-    folders = ["--ann-data", tmp_path / "in", "--ann-out", tmp_path / "out"]
+    args = [*(own if dataset == "own" else ()), "--ann-data", tmp_path / "in", "--ann-out", tmp_path / "out"]
     with pytest.raises(UserError, match=f"a_labelIds.png .*{said}"):
-        call(convert_train_ids, "--dataset", dataset, *folders)
+        call(convert_train_ids, "--dataset", dataset, *args)
     assert not (tmp_path / "out").exists()
 
 
@@ -322,15 +413,29 @@ def test_evaluation_of_another_label_set(scene: Path, call: Call) -> None:
     assert result["miou"] == evaluated(call, scene)[0]["miou"]
 
 
-def test_evaluation_of_perfect_masks_and_of_nothing(scene: Path, call: Call) -> None:
+def test_evaluation_of_perfect_masks(scene: Path, call: Call) -> None:
     for i in range(3):
         save(scene / "masks" / f"{i}_gtFine_labelIds.png", decoded(scene / "gt" / f"{i}_gtFine_labelIds.png"))
     result, _ = evaluated(call, scene)
     assert result["miou"] == 1 and result["accuracy"] == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "ignore", "said"),
+    [
+        (255, (), "no pixel has a class$"),
+        (255, (9, 14), r"no pixel has a class but those of --ignore \(9 14\)"),
+        (4, (4,), r"no pixel has a class but those of --ignore \(4\)"),
+        (4, range(19), "--ignore names all 19 classes"),
+    ],
+)
+def test_evaluation_of_nothing(scene: Path, call: Call, value: int, ignore: Sequence[int], said: str) -> None:
     for i in range(3):
-        save(scene / "gt" / f"{i}_gtFine_labelIds.png", grey(255, 20, 30))
-    result, printed = evaluated(call, scene)
-    assert result["miou"] is None and result["accuracy"] is None and "classes: -" in printed
+        for folder in ("gt", "masks"):
+            save(scene / folder / f"{i}_gtFine_labelIds.png", grey(value, 20, 30))
+    with pytest.raises(UserError, match=said):
+        evaluated(call, scene, *(["--ignore", *ignore] if ignore else []))
+    assert not (scene / "result.json").exists()
 
 
 def remove_masks(scene: Path) -> None:
@@ -341,7 +446,7 @@ def remove_masks(scene: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "args", "said"),
     [
-        (remove_masks, [], "2 of 3 predictions are missing, first: .*1_gtFine"),
+        (remove_masks, [], "2 of 3 masks are missing, first: .*1_gtFine"),
         (lambda s: save(s / "masks" / "1_gtFine_labelIds.png", grey(1, 10, 15)), [], "15x10, its .* 30x20"),
         (lambda s: save(s / "masks" / "1_gtFine_labelIds.png", grey(26, 20, 30)), [], "masks/1_gtFine.*26"),
         (lambda s: save(s / "gt" / "1_gtFine_labelIds.png", grey(33, 20, 30)), [], "gt/1_gtFine.*33"),

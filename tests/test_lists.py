@@ -135,6 +135,31 @@ def test_masks_of_one_name_are_an_error(other: str) -> None:
         lists.mask_names([Sample("a/x.png", None), Sample(other, None)])
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a/Street.png", "b/street.jpg"),
+        ("x_LEFTIMG8BIT.png", "x_leftimg8bit.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),  # composed and decomposed
+        ("CAFE\u0301.png", "caf\u00e9.png"),
+        ("\u1100\u1161.png", "\uac00.png"),
+        ("stra\u00dfe.png", "STRASSE.png"),
+        ("\u03c3.png", "\u03c2.png"),  # the two small sigmas
+        ("\u01f0.png", "J\u030c.png"),
+    ],
+)
+def test_masks_that_some_file_systems_take_for_one_are_an_error(one: str, other: str) -> None:
+    with pytest.raises(UserError, match=rf"^{one} and {other}: .*take for one; rename") as error:
+        lists.mask_names([Sample("else.png", None), Sample(one, None), Sample(other, None)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a1.png", "\u00e4.png", "\uff41.png", "a .png", "\u0131.png", "a\u0308\u0323.png"])
+def test_names_that_are_two(name: str) -> None:
+    """Other letters, however alike they look: full width, without a dot, with another accent."""
+    assert lists.clash(["a.png", name, "i.png"]) is None
+
+
 def test_many_lines(tmp_path: Path) -> None:
     """The files that a list names are not looked for: 500 MB and some seconds are enough for a million."""
     image = "cityscapes/leftImg8bit/train/city/city_{0:06d}_000019_leftImg8bit.png"
