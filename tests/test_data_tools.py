@@ -338,6 +338,28 @@ def test_weights(tmp_path: Path, call: Call) -> None:
 
 
 @pytest.mark.parametrize(
+    ("file", "ext"), [("{}_leftImg8bit.png", "*.png"), ("{}_gtFine_labelIds.tif", "*.tif"), ("{}_leftImg8bit.bmp", "*")]
+)
+def test_weights_have_the_names_that_training_knows(tmp_path: Path, call: Call, file: str, ext: str) -> None:
+    for city in "ab":
+        save(tmp_path / "masks" / file.format(city), grey(3))
+    out = tmp_path / "w.data"
+    call(compute_image_weights, "--labels", tmp_path / "masks", "--ext", ext, "--out", out)
+    assert load_weights(out) == {f"{city}_gtFine_labelIds.png": {3: 0.5} for city in "ab"}
+
+
+@pytest.mark.parametrize("names", [("x_leftImg8bit.png", "x_gtFine_labelIds.png"), ("x.png", "x.tif"), *CLASHES])
+def test_two_masks_of_one_image(tmp_path: Path, call: Call, names: tuple[str, str]) -> None:
+    for name in names:
+        save(tmp_path / "masks" / name, grey(3))
+    if len(tree(tmp_path)) < 2:
+        pytest.skip("this file system has one file of both names")
+    with pytest.raises(UserError, match="both have"):
+        call(compute_image_weights, "--labels", tmp_path / "masks", "--ext", "*", "--out", tmp_path / "w.data")
+    assert not (tmp_path / "w.data").exists()
+
+
+@pytest.mark.parametrize(
     ("pixels", "said"),
     [(grey(19), "holds 19"), (grey(254), "holds 254"), (grey(255), "no mask"), (sixteen(1), "x_lab")],
 )
