@@ -97,7 +97,7 @@ def _sample(columns: list[bytes], line: bytes) -> Sample:
     try:
         image, label = columns[0].decode().lstrip("/"), columns[-1].decode().lstrip("/")
     except UnicodeDecodeError:
-        raise ValueError("no UTF-8 text; is this a list?") from None
+        raise ValueError("not UTF-8 text; is this a list?") from None
     if not (image and label):
         raise ValueError("a path that is nothing but a slash")
     return Sample(image, label if len(columns) == 2 else None)

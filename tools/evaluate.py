@@ -47,7 +47,7 @@ def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
         num_classes: C.
 
     Raises:
-        UserError: a file is no mask of train ids, or the two differ in size.
+        UserError: a file is not a mask of train ids, or the two differ in size.
     """
     prediction, label = (read_label(path) for path in pair)
     if prediction.shape != label.shape:
