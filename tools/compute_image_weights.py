@@ -1,8 +1,9 @@
 """Compute the importance weights of a target list from its images' masks (docs/method.md section 7).
 
 Counts the pixels of each class in all masks in --labels. Folders below do not count: infer_val.py puts the same masks
-there as label ids, under the same names. Writes {mask's file name: {class: the mask's pixels of the class / all masks'
-pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count.
+there as label ids, under the same names. Writes {mask's name: {class: the mask's pixels of the class / all masks'
+pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count. The
+names are those that training knows: of a file X_leftImg8bit.png X_gtFine_labelIds.png, of a file X.tif X.png.
 """
 
 import sys
@@ -15,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from core.cli import Parser, UserError, run
 from core.metrics import class_counts
 from core.threads import parallel_map
-from datasets import labels
+from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet
+from datasets.lists import Sample
 from datasets.sampling import Weights, save_weights
 
 EXAMPLES = """examples:
@@ -75,11 +77,12 @@ def main() -> None:
         raise UserError(f"--out {args.out} exists; --force overwrites it")
     classes = labels.load(args.classes)
     paths = find(args.labels, args.ext)
+    names = lists.mask_names([Sample(path.name, None) for path in paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
     counts = np.stack(list(rows))  # [M,C]
     if not counts.any():
         raise UserError(f"no mask in {args.labels} has a pixel of any class")
-    save_weights(fractions([path.name for path in paths], counts), args.out)
+    save_weights(fractions(names, counts), args.out)
 
     print(f"{'class':>5}  {'name':20} {'pixels':>14} {'masks':>8}")
     for c, name in enumerate(classes.names):
