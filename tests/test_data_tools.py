@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import png
 from core.cli import UserError
 from core.files import atomic_write
 from core.threads import parallel_map
+from datasets import images as png
 from datasets import lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists

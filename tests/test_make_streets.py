@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import png
 from core.cli import UserError
+from datasets import images as png
 from datasets.labels import CITYSCAPES, RAW_MAPS, lookup_table
 from tools import make_streets
 from tools.streets.painter import NEAR, Painter, clip, panels

@@ -17,10 +17,11 @@ from yacs.config import CfgNode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import datasets
-from core import config, png
+from core import config
 from core.cli import Parser, UserError, run
 from core.metrics import class_counts
 from core.threads import parallel_map
+from datasets import images as png
 from datasets import labels, lists, sampling
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet

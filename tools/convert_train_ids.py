@@ -21,10 +21,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core import png
 from core.cli import Parser, UserError, run
 from core.files import read_bytes
 from core.threads import parallel_map
+from datasets import images as png
 from datasets import labels
 
 EXAMPLES = r"""examples:
