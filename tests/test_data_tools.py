@@ -338,6 +338,7 @@ def test_weights(tmp_path: Path, call: Call) -> None:
         save(tmp_path / "masks" / name, mask)
         save(tmp_path / "masks" / "cs" / name, mask)  # as infer_val.py does: not to be counted again
     save(tmp_path / "masks" / "city_000000_000019_color.png", grey(1))
+    (tmp_path / "masks" / f"._{names[0]}").write_bytes(b"what a Mac leaves beside a file")
     out = tmp_path / "new" / "w.data"
     args = ["--labels", tmp_path / "masks", "--out", out]
     printed = call(compute_image_weights, *args)
@@ -365,6 +366,15 @@ def test_masks_that_are_none(tmp_path: Path, call: Call, pixels: np.ndarray, sai
     with pytest.raises(UserError, match=said):
         call(compute_image_weights, "--labels", tmp_path, "--out", tmp_path / "w.data")
     assert not (tmp_path / "w.data").exists()
+
+
+def test_masks_wherever_they_lie_and_whatever_their_case(tmp_path: Path) -> None:
+    for name in ("a_labelIds.PNG", "b_LABELIDS.png", "c.png"):
+        save(tmp_path / "disk" / name, grey(1))
+    (tmp_path / "masks").symlink_to(tmp_path / "disk")
+    (tmp_path / "masks/loop").symlink_to(tmp_path / "masks")
+    found = compute_image_weights.find(tmp_path / "masks", "*labelIds.png")
+    assert [path.name for path in found] == ["a_labelIds.PNG", "b_LABELIDS.png"]
 
 
 def test_no_masks(tmp_path: Path, call: Call) -> None:

@@ -1,11 +1,12 @@
 """Compute the importance weights of a target list from its images' masks (docs/method.md section 7).
 
-Counts the pixels of each class in all masks in --labels. Folders below do not count: infer_val.py puts the same masks
-there as label ids, under the same names. Writes {mask's file name: {class: the mask's pixels of the class / all masks'
-pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count.
+Counts the pixels of each class in all masks in --labels. Folders below it are left out: infer_val.py puts the same
+masks there as label IDs, under the same names. Writes {mask's file name: {class: the mask's pixels of the class / all
+masks' pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count.
 """
 
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run
+from core.files import find_files
 from core.metrics import class_counts
 from core.threads import parallel_map
 from datasets import labels
@@ -27,14 +29,15 @@ EXAMPLES = """examples:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Masks in a folder, sorted by name.
+    """Masks in a folder whose names match, whatever their case, sorted by name.
 
     Raises:
-        UserError: there is no such folder, no such file in it.
+        UserError: there is no such folder, or no such file in it.
     """
     if not folder.is_dir():
         raise UserError(f"--labels {folder}: there is no such folder")
-    found = sorted(folder.glob(pattern))
+    masks = (path for path in find_files(folder) if path.parent == folder)
+    found = [path for path in masks if fnmatchcase(path.name.lower(), pattern.lower())]
     if not found:
         raise UserError(f"there is no {pattern} in {folder}; --ext says what the masks are called")
     return found
