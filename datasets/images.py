@@ -61,7 +61,7 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         DataError: the file is missing, empty, truncated, damaged, too large or not an image.
     """
-    return _read(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _read(path, cv2.IMREAD_COLOR_RGB)
 
 
 def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
@@ -116,11 +116,21 @@ def _read(path: str | Path, flags: int) -> np.ndarray:
         ) from error
     if not data:
         raise DataError(f"{path}: the file is empty; replace it")
+    return decode(data, path, flags)
+
+
+def decode(data: bytes, path: str | Path, flags: int) -> np.ndarray:
+    """Decode the content of an image file, upright; uint8 or uint16 [H, W] or [H, W, 3 or 4] as OpenCV's `flags` say.
+
+    Raises:
+        DataError: the content is not that of an image of FORMATS, is damaged, or has more than MAX_PIXELS.
+    """
     form, (width, height), orientation = _header(data, path)
     if width * height > MAX_PIXELS:
         raise DataError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS} are read; scale it down, or cut it up")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV finds the orientation in fewer files, and in other ones with each version.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise DataError(f"{path}: cannot be decoded ({error.err}); replace it") from error
     if pixels is None:

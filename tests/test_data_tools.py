@@ -17,8 +17,7 @@ from PIL import Image
 from core.cli import UserError
 from core.files import atomic_write
 from core.threads import parallel_map
-from datasets import images as png
-from datasets import lists
+from datasets import images, lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists
 
@@ -555,7 +554,7 @@ def test_parallel_map_keeps_the_order_and_stops_at_errors() -> None:
 def test_masks_are_small_and_read_back(tmp_path: Path) -> None:
     mask = np.zeros((64, 128), np.uint8)
     mask[20:40, 30:90] = 13
-    png.write_mask(tmp_path / "new" / "m.png", mask)
+    images.write_mask(tmp_path / "new" / "m.png", mask)
     assert np.array_equal(decoded(tmp_path / "new" / "m.png"), mask)
     content = (tmp_path / "new" / "m.png").read_bytes()
-    assert png.kind(content, "m.png") == (8, png.GREY) and len(content) < 1000
+    assert images.kind(content, "m.png") == (8, images.GREY) and len(content) < 1000
