@@ -65,7 +65,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
-    """Read a single-channel label: uint8 [H, W], train IDs; with `num_classes`, 0 ... C-1 and 255 alone.
+    """Read a single-channel label: uint8 [H, W], train IDs; with `num_classes`, only 0 ... C-1 and 255.
 
     Raises:
         DataError: as `read_image`; also for a palette, colour or 16-bit file, an ID outside the label set.
@@ -89,10 +89,10 @@ def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
 def read_pair(
     root: str | Path, sample: Sample, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a sample's image (uint8 [H, W, 3]) and label (uint8 [H, W]), which must be of one size.
+    """Read a sample's image (uint8 [H, W, 3]) and label (uint8 [H, W]), which must have the same size.
 
     Raises:
-        DataError: as `read_image` and `read_label`; also for a sample without a label and for two sizes.
+        DataError: as `read_image` and `read_label`; also for a sample without a label and for different sizes.
     """
     if sample.label is None:
         raise DataError(f"{sample.image}: the list gives no label for it; its lines must be 'image label'")
@@ -101,7 +101,7 @@ def read_pair(
     if image.shape[:2] != label.shape:
         raise DataError(
             f"{image_path}: it is {image.shape[1]}x{image.shape[0]} but its label {label_path} is "
-            f"{label.shape[1]}x{label.shape[0]}; they must be of one size"
+            f"{label.shape[1]}x{label.shape[0]}; they must have the same size"
         )
     return image, label
 

@@ -385,6 +385,11 @@ def test_what_cannot_run(check: Check, pairs: tuple[str, ...], message: str) -> 
         check(*pairs)
 
 
+def test_a_limit_below_0(check: Check) -> None:
+    with pytest.raises(UserError, match="--limit -1: expected 0 or more"):
+        check(options=("--limit", "-1"))
+
+
 def test_exit_status_and_help() -> None:
     script = str(ROOT / "tools/check_data.py")
     code = f"""

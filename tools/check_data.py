@@ -139,6 +139,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads; 0 = one per core")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
     args = parser.parse_args()
+    if args.limit < 0:
+        raise UserError(f"--limit {args.limit}: expected 0 or more")
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
     config.check_classes(cfg, label_set.num_classes)

@@ -39,18 +39,18 @@ def find(folder: Path, pattern: str) -> list[Path]:
     masks = (path for path in find_files(folder) if path.parent == folder)
     found = [path for path in masks if fnmatchcase(path.name.lower(), pattern.lower())]
     if not found:
-        raise UserError(f"there is no {pattern} in {folder}; --ext says what the masks are called")
+        raise UserError(f"{folder} has no file {pattern}; --ext gives the pattern of the masks' names")
     return found
 
 
 def count(path: Path, classes: LabelSet) -> np.ndarray:
-    """Pixels of each class in a mask, int64 [C]; UserError if it holds other than train ids and 255."""
+    """Pixels of each class in a mask, int64 [C]; UserError if it holds anything but train IDs and 255."""
     counts = class_counts(read_label(path))
     other = np.flatnonzero(counts[: labels.IGNORE])
     if other.size and other[-1] >= classes.num_classes:
         raise UserError(
-            f"{path} holds {other[-1]}, train ids are 0 to {classes.num_classes - 1} and 255; "
-            "are these raw ids (the folder cs/), or is --classes missing?"
+            f"{path} holds {other[-1]}, but train IDs are 0 to {classes.num_classes - 1} and 255; "
+            "are these raw IDs (the folder cs/), or is --classes missing?"
         )
     return counts[: classes.num_classes]
 
@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
     parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     if args.out.exists() and not args.force:
         raise UserError(f"--out {args.out} exists; --force overwrites it")

@@ -1,8 +1,8 @@
 """Draw what the augmentation makes of target images, and of source images, before any training.
 
-Each target image is a block: on the left it as it is, the reference frame that its views share, and where in that
-frame each view looks (corners mapped by A⁻¹; the bar is the view's upper side). On the right one column a view: what
-the teacher sees (clean), what the student sees (noisy), its padding (hatched), and the clean view mapped back into
+Each target image is a block. On the left: the image as it is, the reference frame that its views share, and where in
+that frame each view looks (corners mapped by A⁻¹; the bar is the view's upper side). On the right, one column per view:
+what the teacher sees (clean), what the student sees (noisy), its padding (hatched), and the clean view mapped back into
 the reference frame by A, as the fusion does it. Below are source images with their labels, as they are trained on.
 """
 
@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("--image", metavar="FILE", help="draw the views of this image")
     parser.add_argument("--index", type=int, default=0, metavar="N", help="number of the first item (default 0)")
     parser.add_argument("--count", type=int, default=2, metavar="N", help="target images to draw (default 2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as of train.py (default 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as in train.py (default 0)")
     parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="of a picture (default 320)")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
     args = parser.parse_args()
