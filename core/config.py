@@ -84,8 +84,8 @@ KEYS = (
     Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling within the importance sampling"),
     Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of the training and validation crops"),
     Key("DATASET.GAME_SIZE", [1052, 1914], Rule("height, width, or [] for none",
-        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "images and labels of the published GTA5 lists are first "
-        "resized to this size"),
+        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "images and labels of the published GTA5 lists are "
+        "first resized to this size"),
     Key("DATASET.VAL_CROP", True, ANY, "validate on a centre crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_CROP", True, ANY, "source: random crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_HFLIP", True, ANY, "flip half of the images, all views of a target image together"),

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import png
 from core.cli import UserError
 from core.files import atomic_write
 from core.threads import parallel_map
-from datasets import lists
+from datasets import images, lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists
 
@@ -319,6 +318,7 @@ def test_weights(tmp_path: Path, call: Call) -> None:
         save(tmp_path / "masks" / name, mask)
         save(tmp_path / "masks" / "cs" / name, mask)  # as infer_val.py does: not to be counted again
     save(tmp_path / "masks" / "city_000000_000019_color.png", grey(1))
+    (tmp_path / "masks" / f"._{names[0]}").write_bytes(b"what a Mac leaves beside a file")
     out = tmp_path / "new" / "w.data"
     args = ["--labels", tmp_path / "masks", "--out", out]
     printed = call(compute_image_weights, *args)
@@ -368,6 +368,15 @@ def test_masks_that_are_none(tmp_path: Path, call: Call, pixels: np.ndarray, sai
     with pytest.raises(UserError, match=said):
         call(compute_image_weights, "--labels", tmp_path, "--out", tmp_path / "w.data")
     assert not (tmp_path / "w.data").exists()
+
+
+def test_masks_wherever_they_lie_and_whatever_their_case(tmp_path: Path) -> None:
+    for name in ("a_labelIds.PNG", "b_LABELIDS.png", "c.png"):
+        save(tmp_path / "disk" / name, grey(1))
+    (tmp_path / "masks").symlink_to(tmp_path / "disk")
+    (tmp_path / "masks/loop").symlink_to(tmp_path / "masks")
+    found = compute_image_weights.find(tmp_path / "masks", "*labelIds.png")
+    assert [path.name for path in found] == ["a_labelIds.PNG", "b_LABELIDS.png"]
 
 
 def test_no_masks(tmp_path: Path, call: Call) -> None:
@@ -562,7 +571,7 @@ def test_parallel_map_keeps_the_order_and_stops_at_errors() -> None:
 def test_masks_are_small_and_read_back(tmp_path: Path) -> None:
     mask = np.zeros((64, 128), np.uint8)
     mask[20:40, 30:90] = 13
-    png.write_mask(tmp_path / "new" / "m.png", mask)
+    images.write_mask(tmp_path / "new" / "m.png", mask)
     assert np.array_equal(decoded(tmp_path / "new" / "m.png"), mask)
     content = (tmp_path / "new" / "m.png").read_bytes()
-    assert png.kind(content, "m.png") == (8, png.GREY) and len(content) < 1000
+    assert images.kind(content, "m.png") == (8, images.GREY) and len(content) < 1000

@@ -18,13 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import Stub
 
-from core import checkpoint, config, png, resume
+from core import checkpoint, config, resume
 from core.cli import UserError
 from core.files import read_yaml
 from core.optim import build_optimiser
 from core.run_folder import Run
 from datasets import lists
-from datasets.images import read_image, read_label
+from datasets.images import SIGNATURE, read_image, read_label
 from datasets.sampling import load_weights, save_weights
 from models.sac import SAC
 
@@ -180,7 +180,7 @@ def test_a_header_that_promises_gigabytes(tmp_path: Path, capfd: pytest.CaptureF
 
     head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"\0" * 10)), chunk(b"IEND", b""))
-    (tmp_path / "huge.png").write_bytes(png.SIGNATURE + b"".join(parts))
+    (tmp_path / "huge.png").write_bytes(SIGNATURE + b"".join(parts))
     with pytest.raises(UserError, match=r"huge.png: "):
         read_image(tmp_path / "huge.png")
     assert capfd.readouterr() == ("", "")

@@ -108,7 +108,7 @@ def check_settings(own: Path, printed: dict[str, str]) -> None:
     (stats,) = [text for line, text in printed.items() if "own_source --root" in line]
     assert all(name in stats for name in CLASSES)
     (doctor,) = [text for line, text in printed.items() if "check_data" in line]
-    assert doctor.endswith("0 findings, 0 warnings; 7 images of 2 lists\n")
+    assert doctor.endswith("0 errors, 0 warnings; 7 images of 2 lists\n")
     label = cv2.imread("data/own/source/labels/0.png", cv2.IMREAD_UNCHANGED)
     raw = cv2.imread("data/own/source/raw/0.png", cv2.IMREAD_UNCHANGED)
     expected = {0: 255, 1: 0, 2: 0, 3: 1, 4: 1, 5: 2, 6: 3, 7: 4, 8: 4, 9: 255}

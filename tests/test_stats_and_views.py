@@ -90,7 +90,7 @@ def test_statistics_without_labels(call: Call, tree: Path, tmp_path: Path) -> No
         ("0.png 0_label.png\n1.png\n", "1 of 2 lines have a label"),
         ("none.png\n", "none.png"),
         ("0.png 0.png\n", "not a train-ID label"),
-        ("0.png high.png\n", "is no train ID"),
+        ("0.png high.png\n", "is not a train ID"),
     ],
 )
 def test_statistics_of_what_is_wrong(call: Call, tree: Path, text: str, message: str) -> None:

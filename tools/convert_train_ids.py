@@ -10,6 +10,7 @@ Labels that are there already are not made again, so that an interrupted run res
 pixels of several labels, of every one, would be ignored, nothing is written: the ids are not those of --dataset.
 """
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -20,15 +21,14 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core import png
 from core.cli import Parser, UserError, run
-from core.files import read_bytes
+from core.files import find_files, read_bytes
 from core.threads import parallel_map
-from datasets import labels, lists
+from datasets import images, labels, lists
 
 EXAMPLES = r"""examples:
   python tools/convert_train_ids.py --dataset cs \
@@ -46,23 +46,23 @@ RED16 = "a 16-bit RGB PNG of SYNTHIA; is --dataset right?"
 
 def read_grey(path: Path) -> np.ndarray:
     """Raw ids of an 8-bit grey PNG, uint8 [H,W]."""
-    return _decode(path, [(8, png.GREY)], LABEL_IDS)
+    return _decode(path, [(8, images.GREY)], LABEL_IDS)
 
 
 def read_indices(path: Path, expected: str = INDICES) -> np.ndarray:
     """Raw ids of a palette PNG (its indices, whatever the colours) or of an 8-bit grey PNG, uint8 [H,W]."""
     content = read_bytes(path)
-    if png.kind(content, path)[1] != png.PALETTE:
-        return _decode(path, [(8, png.GREY)], expected)
+    if images.kind(content, path)[1] != images.PALETTE:
+        return _decode(path, [(8, images.GREY)], expected)
     try:
-        return np.asarray(Image.open(BytesIO(content)))
+        return np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(content))))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{path} cannot be decoded ({error}); get it again") from None
 
 
 def read_red16(path: Path) -> np.ndarray:
     """Raw ids in the red channel of a 16-bit RGB PNG, uint8 [H,W]."""
-    red = cv2.extractChannel(_decode(path, [(16, png.RGB)], RED16), 2)  # OpenCV: BGR
+    red = cv2.extractChannel(_decode(path, [(16, images.RGB)], RED16), 2)  # OpenCV: BGR
     if red.max() > 255:
         raise UserError(f"{path} has the class {red.max()} in its red channel; is it a label of SYNTHIA?")
     return red.astype(np.uint8)
@@ -70,28 +70,25 @@ def read_red16(path: Path) -> np.ndarray:
 
 def _decode(path: Path, kinds: list[tuple[int, int]], expected: str) -> np.ndarray:
     content = read_bytes(path)
-    depth, colour = png.kind(content, path)
+    depth, colour = images.kind(content, path)
     if (depth, colour) not in kinds:
-        found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')} PNG"
+        found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')} PNG"
         raise UserError(f"{path} is a {found}, expected {expected}")
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if image is None:
-        raise UserError(f"{path} cannot be decoded; get it again")
-    return image
+    return images.decode(content, path, cv2.IMREAD_UNCHANGED)
 
 
-DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # which files, and how they are read
-    "cs": ("**/*labelIds.png", read_grey),
-    "gta": ("**/*.png", read_indices),
-    "synthia": ("**/*.png", read_red16),
-    "own": ("**/*.png", partial(read_indices, expected=OWN)),
+DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # how their names end, and how they are read
+    "cs": ("labelIds.png", read_grey),
+    "gta": (".png", read_indices),
+    "synthia": (".png", read_red16),
+    "own": (".png", partial(read_indices, expected=OWN)),
 }
 
 
 def is_whole(path: Path) -> bool:
     """Whether a label is there and complete."""
     try:
-        return png.kind(path.read_bytes(), path) == (8, png.GREY)
+        return images.kind(path.read_bytes(), path) == (8, images.GREY)
     except (OSError, UserError):
         return False
 
@@ -122,7 +119,7 @@ def convert(files: tuple[Path, Path], read: Callable[[Path], np.ndarray], table:
     ignored = int(np.count_nonzero(label == labels.IGNORE))
     if ignored == label.size:
         return Outcome(target, label.shape, ignored, tuple(np.unique(raw).tolist()))
-    png.write_mask(target, label)
+    images.write_mask(target, label)
     return Outcome(target, label.shape, ignored)
 
 
@@ -140,19 +137,19 @@ def write_void(outcomes: list[Outcome], args: Namespace) -> None:
         raise UserError(f"nothing was written: every pixel of the {len(void)} labels in {args.ann_data} would be "
                         f"ignored; their ids are {some}; {right}")
     for outcome in void:
-        png.write_mask(outcome.target, np.full(outcome.size, labels.IGNORE, np.uint8))
+        images.write_mask(outcome.target, np.full(outcome.size, labels.IGNORE, np.uint8))
 
 
-def find(args: Namespace, pattern: str) -> list[tuple[Path, Path]]:
+def find(args: Namespace, ending: str) -> list[tuple[Path, Path]]:
     """Raw and train-id label of every file; UserError if there are none, or one could overwrite another."""
-    source, target = args.ann_data.resolve(), args.ann_out.resolve()
+    source, target = (Path(os.path.abspath(folder)) for folder in (args.ann_data, args.ann_out))
     if not source.is_dir():
         raise UserError(f"--ann-data {args.ann_data}: there is no such folder")
-    if source == target:
+    if source.resolve() == target.resolve():
         raise UserError("--ann-out is --ann-data: the raw labels would be overwritten")
-    names = [path.relative_to(source) for path in sorted(source.glob(pattern)) if target not in path.parents]
+    names = [path.relative_to(source) for path in find_files(source, (ending,)) if target not in path.parents]
     if not names:
-        raise UserError(f"there is no {pattern} below {args.ann_data}")
+        raise UserError(f"there is no *{ending} below {args.ann_data}")
     if pair := lists.clash([name.as_posix() for name in names]):
         one, other = (names[i] for i in pair)
         raise UserError(f"some file systems take {one} and {other} in {args.ann_data} for one file; rename one of them")
@@ -173,8 +170,8 @@ def main() -> None:
         raise UserError("--dataset own needs --classes FILE, the published data sets have their own maps")
     mapping = labels.load(args.classes).raw_to_train if args.classes else labels.RAW_MAPS[args.dataset]
 
-    pattern, read = DATASETS[args.dataset]
-    files = find(args, pattern)
+    ending, read = DATASETS[args.dataset]
+    files = find(args, ending)
     job = partial(convert, read=read, table=labels.lookup_table(mapping), force=args.force)
     outcomes = list(parallel_map(job, files, args.workers, f"converting {args.dataset}"))
     write_void(outcomes, args)

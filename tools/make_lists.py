@@ -23,6 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run
+from core.files import find_files
 from datasets import lists
 from datasets.lists import Sample
 
@@ -122,7 +123,10 @@ def find(root: Path, pattern: str, label_of: Callable[[str], str]) -> list[Sampl
         LeftOut: there are no images.
         UserError: there are labels, but not for every image.
     """
-    images = sorted(path.relative_to(root).as_posix() for path in root.glob(pattern))
+    folder, depth = root / pattern.partition("*")[0], pattern.count("/")
+    ending = pattern.rpartition("*")[2]
+    files = find_files(folder, (ending,)) if folder.is_dir() else []
+    images = [name for path in files if (name := path.relative_to(root).as_posix()).count("/") == depth]
     if not images:
         raise LeftOut(f"no images {pattern}")
     pairs = [Sample(image, label_of(image)) for image in images]
