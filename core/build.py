@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from core import distributed, optim
 from core.cli import UserError
 from core.compute import Compute, Inputs, uses_bfloat16
+from core.log import Log
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
 from datasets import Data, target_images
@@ -151,13 +152,15 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     )
 
 
-def introduction(cfg: CfgNode, data: Data, compute: Compute) -> list[str]:
-    """What a run is about to do, in lines for the log."""
-    lines = []
+def introduce(cfg: CfgNode, data: Data, compute: Compute, log: Log) -> None:
+    """Say what a run is about to do."""
     if data.missing:
-        lines.append(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
+        log.say(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
     if not data.lists:
-        lines.append("there is no list to validate on (VAL.LISTS): validation is left out")
-    lines.append(f"the best snapshots are chosen by {data.select}" if data.select
-                 else "no list chooses among the snapshots: last.pth is the result")
-    return [*lines, plan(cfg, compute, data.workers, data.seed)]
+        log.say("there is no list to validate on (VAL.LISTS): validation is left out")
+    log.say(f"the best snapshots are chosen by {data.select}" if data.select
+            else "no list chooses among the snapshots: last.pth is the result")
+    if data.select and (trained := data.trained_on(data.select)):
+        log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
+                 "images choose a snapshot (VAL.SELECT names another list)")
+    log.say(plan(cfg, compute, data.workers, data.seed))
