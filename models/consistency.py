@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 IGNORE = 255
 POOLS, LOSSES = ("avg_pool", "minentropy_pool"), ("focal_ce", "focal_ce_conf", "focal_ce_conf_batch")
-MIN_SUM = 1e-3  # the averaged probabilities' sum over classes is clamped here before dividing by it
-MIN_MASS = 0.1  # with less probability than this in the reference frame no view sees the pixel
+MIN_SUM, MIN_MASS = 1e-3, 0.1  # summed probabilities are clamped at the one before dividing; less than the other is none
 EMPTY_ENTROPY = 1e5  # of a view that does not see the pixel: never the smallest where another view sees it
 
 
@@ -59,7 +58,8 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
     Args:
         m: the teacher's probabilities [T,C,H,W].
         padding: bool [T,H,W], True where the view shows nothing.
-        A, A_inv: [T,2,3], reference coordinates -> view, and back.
+        A: [T,2,3], reference coordinates -> view.
+        A_inv: [T,2,3], view coordinates -> reference.
         pool: "avg_pool" (mean of the views) or "minentropy_pool" (the most certain view).
 
     Returns:
@@ -82,8 +82,8 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
 
 def confidence(m: Tensor) -> tuple[Tensor, Tensor]:
     """m̄* and c* (section 4.8): maximum over the classes of m̄ [n,C,H,W] and the first class that has it, uint8."""
-    best, label = m.max(dim=1)
-    return best, label.to(torch.uint8)  # [n,H,W] both
+    best, label = m.max(dim=1)  # [n,H,W]
+    return best, label.to(torch.uint8)
 
 
 def discount(chi: Tensor, beta: float) -> Tensor:
@@ -101,9 +101,9 @@ def thresholds(best: Tensor, label: Tensor, d: Tensor, zeta: float, floor: float
         zeta: ζ, RUN_CONF_UPPER.
         floor: RUN_CONF_LOWER; also of a class that no pixel has.
     """
-    lowest = best.new_zeros(len(best), len(d))  # [n,C]
-    highest = lowest.scatter_reduce(1, label.flatten(1).long(), best.flatten(1), "amax")
-    # In this order: the published arithmetic multiplies by ζ first, and a strict comparison follows.
+    none = best.new_zeros(len(best), len(d))
+    highest = none.scatter_reduce(1, label.flatten(1).long(), best.flatten(1), "amax")  # [n,C]
+    # The published arithmetic multiplies by ζ first, and a strict comparison follows.
     return (highest * zeta * d).clamp(min=floor)
 
 
