@@ -281,6 +281,9 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
     """Reject ignored classes that the label set does not have."""
+    if len(set(cfg.VAL.IGNORE_CLASS)) >= num_classes:
+        raise UserError(f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: all {num_classes} classes are ignored, and there is "
+                        "nothing to average the IoU over; leave some")
     if any(c >= num_classes for c in cfg.VAL.IGNORE_CLASS):
         raise UserError(
             f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: the label set has the classes 0 to {num_classes - 1}"
