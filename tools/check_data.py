@@ -11,14 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
+
 import numpy as np
 from yacs.config import CfgNode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import datasets
 from core import config, png
-from core.cli import Parser, UserError, run
 from core.metrics import class_counts
 from core.threads import parallel_map
 from datasets import labels, lists, sampling
@@ -224,7 +225,7 @@ def main() -> None:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration of the run, YAML")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="findings to print (default 50)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads; 0 = one a core")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)

@@ -8,11 +8,12 @@ pixels of the class}}; a mask has an entry for each class that occurs in it. Pix
 import sys
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
+import numpy as np
+
 from core.metrics import class_counts
 from core.threads import parallel_map
 from datasets import labels

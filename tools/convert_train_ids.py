@@ -15,14 +15,15 @@ from functools import partial
 from io import BytesIO
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import png
-from core.cli import Parser, UserError, run
 from core.files import read_bytes
 from core.threads import parallel_map
 from datasets import labels

@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import KEY_VALUE, Parser, run  # isort: skip
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from yacs.config import CfgNode
 
 from core import config
-from core.cli import Parser, run
 from datasets import labels
 from models import build, set_batchnorm
 
@@ -74,7 +75,7 @@ def main() -> None:
     add = parser.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
     add("--micro-batches", nargs="+", type=int, default=[1, 2, 4, 8], metavar="N", help="default: 1 2 4 8")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    add("--set", **KEY_VALUE)
     args = parser.parse_args()
     cfg, _ = config.load(args.cfg, args.pairs)
     classes = labels.load(cfg.DATASET.CLASSES).num_classes
