@@ -142,10 +142,9 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 
 def _how_to_install() -> str:
-    requirements = ROOT / "requirements.txt"
-    if sys.prefix != sys.base_prefix:  # in a virtual environment
+    requirements, own = ROOT / "requirements.txt", ROOT / ".venv"
+    if sys.prefix not in (sys.base_prefix, str(own)):  # a virtual environment of the user's
         return f"install the requirements: {sys.executable} -m pip install -r {requirements}"
-    own = ROOT / ".venv"
     return (f"install the requirements: python3 -m venv {own} && {own}/bin/pip install -r {requirements}; "
             f"then use {own}/bin/python")
 

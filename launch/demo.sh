@@ -9,17 +9,16 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-fail() { echo "error: $*" >&2; exit 2; }
 seed=0 oracle=no
 while [ $# -gt 0 ]; do
     case $1 in
-        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) usage; exit 0 ;;
         --seed) seed=${2:-}; shift 2 || fail "--seed needs a number" ;;
         --oracle) oracle=yes; shift ;;
         *) fail "unknown argument $1 (see bash launch/demo.sh --help)" ;;
     esac
 done
-[[ $seed =~ ^[0-9]+$ ]] || fail "--seed '$seed': expected a number"
+number --seed "$seed" 0 999999999
 cd "$root"
 setup requirements.txt
 
@@ -28,11 +27,11 @@ mkdir -p "$home"
 
 # stage NAME COMMAND...: once; its seconds go to stages.tsv, which also says that it is done.
 stage() {
-    local name=$1 start=$EPOCHREALTIME; shift
+    local name=$1 start=$SECONDS; shift
     if cut -f1 "$home/stages.tsv" 2>/dev/null | grep -qx "$name"; then return; fi
     echo "== $name" >&2
     "$@"
-    printf '%s\t%s\n' "$name" "$("$python" -c "print(round($EPOCHREALTIME - $start, 1))")" >>"$home/stages.tsv"
+    printf '%s\t%s\n' "$name" $((SECONDS - start)) >>"$home/stages.tsv"
 }
 convert() {
     "$python" tools/convert_train_ids.py --dataset gta --ann-data $data/game/labels --ann-out $data/game/labels_cs
