@@ -17,7 +17,7 @@ from typing import Any
 from core.cli import Fault, Interrupted, run
 
 _started: list[Any] = []  # torchrun's group of processes, once it begins to start them
-_asked = False  # them to end
+_asked = 0  # the signal that asked them to end
 
 
 def main() -> None:
@@ -62,6 +62,8 @@ def report(error: Exception, explained: bool) -> int:
     if not explained:
         how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
         print(f"error: process {rank} {how}; the others were stopped", file=sys.stderr)
+    if _asked == signal.SIGINT and status == 128 + signal.SIGTERM:
+        return 128 + signal.SIGINT  # they get it as SIGTERM
     return status if status > 0 else 128 - status
 
 
@@ -70,7 +72,7 @@ def pass_on(number: int, frame: object) -> None:
     global _asked
     if not _started:
         raise Interrupted(number)
-    _asked = True
+    _asked = number
     for pid in _started[-1].pids().values():
         with suppress(ProcessLookupError):  # it has ended meanwhile
             os.kill(pid, signal.SIGTERM)
@@ -83,7 +85,7 @@ def _noted(start: Any) -> Any:
         _started.append(context)
         start(context)
         if _asked:  # while they were being started, and did not get it
-            pass_on(signal.SIGTERM, None)
+            pass_on(_asked, None)
 
     return noted
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -299,6 +300,47 @@ def test_a_missing_weights_file_is_said_once_on_the_screen_and_in_the_log(projec
     line = "warning: no data/cs_weights_vgg16_gta.data: target images are drawn uniformly"
     assert (status, out, err) == (0, "", f"{line}\n")
     assert (project.root / "logs/cityscapes/v1/01_gta_vgg16/train.out").read_text() == f"{line}\n"
+
+
+# --- several processes, by the real torchrun
+
+SEVERAL = """
+import os, sys, time
+sys.path.insert(0, {root!r})
+from core.cli import UserError, run
+def main():
+    open({folder!r} + "/ready" + os.environ["RANK"], "w").close()
+    if "mistake" in sys.argv:
+        raise UserError("the list is empty")
+    time.sleep(60)
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "interrupted\n"),
+     (None, 2, "error: the list is empty\n")],
+)  # fmt: skip
+def test_what_several_processes_say_is_said_once(
+    tmp_path: Path, number: signal.Signals | None, status: int, said: str
+) -> None:
+    """A signal to the launcher reaches them, although they are in sessions of their own; on any system."""
+    # Guarded as a command is, without a command's imports.
+    for folder in ("core", "tools"):
+        (tmp_path / folder).mkdir()
+    shutil.copy(ROOT / "core" / "cli.py", tmp_path / "core")
+    script = tmp_path / "tools" / "several.py"
+    script.write_text(SEVERAL.format(root=str(tmp_path), folder=str(tmp_path)))
+    command = [sys.executable, "-m", "core.torchrun", "--standalone", "--nproc_per_node", "2", "--", str(script)]
+    process = subprocess.Popen(command + ["mistake"] * (number is None), cwd=ROOT, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    if number is not None:
+        while not all((tmp_path / f"ready{rank}").exists() for rank in (0, 1)):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+    assert process.communicate(timeout=120) == ("", said) and process.returncode == status
 
 
 # --- the environment and the downloads
