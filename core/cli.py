@@ -132,7 +132,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return "interrupted", 128 + (error.args[0] if isinstance(error, Interrupted) else signal.SIGINT)
     if isinstance(error, ImportError) and (error.name or OURS[0]).partition(".")[0] not in (*OURS, *STANDARD):
         lacks = isinstance(error, ModuleNotFoundError)
-        what = f"has no {error.name}" if lacks else f"cannot use its {error.name} ({str(error).splitlines()[0]})"
+        what = f"has no {error.name}" if lacks else f"cannot use its {error.name} ({str(error).partition(chr(10))[0]})"
         return f"error: {sys.executable} {what}; {_how_to_install()}", 2
     if isinstance(error, OSError) and error.errno in REFUSALS:
         return f"error: {f'{error.filename}: ' if error.filename else ''}{error.strerror}", 2

@@ -119,20 +119,27 @@ count_processes() {
 }
 
 # run_processes COMMAND...: python COMMAND, under torchrun where count_processes says so; core/torchrun.py is torchrun
-# with a better end. SIGTERM and SIGINT reach the processes, which end in their own way; the exit status is theirs.
+# with a better end.
 run_processes() {
-    local child= status=127 result signalled= interrupted=
-    # Both as SIGTERM: what bash starts in the background ignores SIGINT.
-    local stop='signalled=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true'
-    trap "$stop" TERM
-    trap "interrupted=yes; $stop" INT
     if [ ${#where[@]} = 0 ]; then
-        "$python" "$@" &
+        attended "$python" "$@"
     else
         local threads=$(($(getconf _NPROCESSORS_ONLN) / gpus))
-        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} \
-            "$python" -m core.torchrun "${where[@]}" --nproc_per_node "$gpus" -- "$@" &
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} attended \
+            "$python" -m core.torchrun "${where[@]}" --nproc_per_node "$gpus" -- "$@"
     fi
+}
+
+# attended COMMAND...: hands SIGTERM and SIGINT on to the command, which ends in its own way; the exit status is its own.
+# $asked is what a signal's would be, 143 or 130: a training that was asked to end has 0 when all is written.
+attended() {
+    local child= status=127 result signalled=
+    asked=
+    # Both as SIGTERM: what bash starts in the background ignores SIGINT.
+    local stop='signalled=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true'
+    trap "asked=143; $stop" TERM
+    trap "asked=130; $stop" INT
+    "$@" &
     child=$!
     [ -z "$signalled" ] || kill -TERM "$child" || true
     # A signal interrupts the waiting, not what is waited for.
@@ -142,6 +149,6 @@ run_processes() {
         [ -n "$signalled" ] || break
     done
     trap - TERM INT
-    if [ -n "$interrupted" ] && [ "$status" = 143 ]; then status=130; fi
+    if [ "$status" = 143 ]; then status=${asked:-143}; fi
     return "$status"
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-LAUNCHERS = {"train": ("gta", "vgg16", "base"), "infer_val": ()}
+LAUNCHERS = {"train": ("gta", "vgg16", "base"), "infer_val": ()}  # with what they need to be told
 # In the place of Python. STUB is what it does when it is asked for more than whether it is there.
 PYTHON = """#!/bin/bash
 [ "$1" != -c ] || exit 0
@@ -64,7 +64,7 @@ class Project:
 
     def call(self, launcher: str, *words: str, **more: str) -> tuple[int, str, str]:
         """Exit status, stdout, stderr."""
-        process = self.start(launcher, *(words or LAUNCHERS[launcher]), **more)
+        process = self.start(launcher, *(words or LAUNCHERS.get(launcher, ())), **more)
         out, err = process.communicate(timeout=60)
         return process.returncode, out, err
 
@@ -279,19 +279,42 @@ sleep 60 & touch "$ASKED.ready"; wait
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("ends", ["", "; exit 0"])
+@pytest.mark.parametrize("ends", ["exit 143", "exit 0"])
 def test_a_signal_reaches_the_command_and_its_status_is_handed_on(
     project: Project, number: signal.Signals, status: int, ends: str
 ) -> None:
     """What ends in order, as a training that writes its last snapshot, has the status that it wants."""
-    waits = WAITS.replace("exit 143", "exit 0") if ends else WAITS
-    process = project.start("train", *LAUNCHERS["train"], STUB=waits)
+    process = project.start("train", *LAUNCHERS["train"], STUB=WAITS.replace("exit 143", ends))
     while not (project.root / "asked.ready").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
     assert process.communicate(timeout=30) == ("", "interrupted\n")
-    assert process.returncode == (0 if ends else status)
+    assert process.returncode == (0 if ends == "exit 0" else status)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("ends", ["exit 143", "exit 0"])
+def test_a_signal_ends_the_demo(project: Project, number: signal.Signals, status: int, ends: str) -> None:
+    """A stage that ends in order, as a training does, is not done for all that."""
+    process = project.start("demo", STUB=WAITS.replace("exit 143", ends))
+    while not (project.root / "asked.ready").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    assert process.communicate(timeout=30) == ("", "== worlds\ninterrupted\n") and process.returncode == status
+    assert not (project.root / "results/demo/seed0/stages.tsv").exists()
+
+
+def test_the_demo_does_each_stage_once(project: Project) -> None:
+    """Asked for again it goes on with what is missing."""
+    status, _, err = project.call("demo", "--seed", "3", STUB='[ "$1" != tools/make_lists.py ] || exit 1')
+    stages = project.root / "results/demo/seed3/stages.tsv"
+    assert status == 1 and [line.split("\t")[0] for line in stages.read_text().splitlines()] == ["worlds", "convert"]
+    status, _, err = project.call("demo", "--seed", "3")
+    assert status == 0 and err.startswith("== lists\n== baseline\n") and "== worlds" not in err
+    assert all(float(line.split("\t")[1]) >= 0 for line in stages.read_text().splitlines())
+    assert project.asked()[0] == "tools/summarise_demo.py"
 
 
 def test_a_missing_weights_file_is_said_once_on_the_screen_and_in_the_log(project: Project) -> None:
