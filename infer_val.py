@@ -216,7 +216,7 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
-    snapshot = find_snapshot(args)
+    args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
     root, samples = find_images(args, cfg.DATASET.ROOT, output)
     names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
@@ -228,7 +228,7 @@ def main() -> None:
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
         own = [entry for entry in own if not output.complete(entry[1])]
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, snapshot, args.teacher)
+    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
     network = network.to(device, memory_format=torch.channels_last)
     compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None
