@@ -28,6 +28,12 @@ class Fault(UserError):
     status = 1
 
 
+class Lost(Fault):
+    """Another process does not answer; where that one has said why, this is not worth saying (core/torchrun.py)."""
+
+    status = 3
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are UserErrors; its description and epilog keep their line breaks."""
 
@@ -48,7 +54,8 @@ def run(main: Callable[[], None]) -> None:
         line = "error: " + " ".join(str(error).split())
         if folder := os.environ.get("SAC_ERRORS"):
             # Several processes may have the same to say: core/torchrun.py says it once.
-            Path(folder, os.environ["RANK"]).write_text(line, encoding="utf-8")
+            name = os.environ["RANK"] + (".lost" if isinstance(error, Lost) else "")
+            Path(folder, name).write_text(line, encoding="utf-8")
         else:
             print(line, file=sys.stderr, flush=True)
         sys.exit(error.status)

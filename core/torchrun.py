@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from core.cli import Lost
+
 
 def main() -> int:
     """Run torchrun with the command line's arguments; returns the exit status."""
@@ -29,20 +31,32 @@ def main() -> int:
         try:
             torchrun()
         except ChildFailedError as error:
-            said = {path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
-            for line in sorted(said):
-                print(line, file=sys.stderr)
-            return report(error, bool(said))
+            failures = sorted(error.failures.items(), key=lambda entry: entry[1].timestamp)
+            return report({rank: failure.exitcode for rank, failure in failures}, Path(folder))
+        except RuntimeError as error:  # torchrun's own processes find each other, or lose each other
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            print(f"error: the first machine ({os.environ.get('MASTER_ADDR') or '--master_addr'}) does not answer: "
+                  f"{reason[:200]}; is it up, and are address and port right?", file=sys.stderr)
+            return Lost.status
     return 0
 
 
-def report(error: Exception, explained: bool) -> int:
-    """The status of the process that failed first, said where the processes have not explained it themselves."""
-    rank, failure = error.get_first_failure()
-    status = failure.exitcode
-    if not explained:
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"has failed with status {status}"
-        print(f"error: process {rank} {how}; the others were stopped", file=sys.stderr)
+def report(statuses: dict[int, int], folder: Path) -> int:
+    """The status of the first process that failed by itself; why is said once.
+
+    Args:
+        statuses: of the processes that failed, by rank, the first to fail first.
+        folder: what the processes have said; those that only lost another one, in files *.lost.
+    """
+    # A process that only lost another one is not the cause, if there is another one on this machine.
+    causes = {rank: status for rank, status in statuses.items() if status != Lost.status} or statuses
+    rank, status = next(iter(causes.items()))
+    said = {path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix != ".lost"}
+    if not said and status < 0:
+        said = {f"error: process {rank} was killed by {signal.Signals(-status).name}; the others were stopped"}
+    said = said or {path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    for line in sorted(said) or [f"error: process {rank} has failed with status {status}; the others were stopped"]:
+        print(line, file=sys.stderr)
     return status if status > 0 else 128 - status
 
 

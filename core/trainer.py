@@ -10,9 +10,9 @@ from yacs.config import CfgNode
 
 import datasets
 from core import build, checkpoint, config, distributed, resume
+from core.agreement import READ, SKIPPED, Agreement, Stopped
 from core.alarms import Alarms
 from core.cli import Fault, UserError
-from core.distributed import READ, SKIPPED, Agreement, Stopped
 from core.files import write_bytes
 from core.log import Log, progress_bar
 from core.run_folder import Run, provenance
@@ -32,7 +32,7 @@ class Trainer:
         folder: the run's.
         snapshot: to start from; a last.pth of the run itself goes before it.
         seed: the random seed.
-        workers: loader processes; None = this process's share of the cores, at most 8.
+        workers: loader processes; None = this process's share of the cores, at most 16.
         notes: lines for the log.
     """
 
@@ -43,7 +43,7 @@ class Trainer:
         device = build.start_processes(cfg)
         label_set = labels.load(cfg.DATASET.CLASSES)
         config.check_classes(cfg, label_set.num_classes)
-        workers = build.default_workers() if workers is None else workers
+        workers = build.workers(cfg, workers)
         # The lists are read before the networks are made: what is missing is said in the first second.
         self.data = Data(cfg, seed, (distributed.rank(), distributed.size()), workers)
         self.folder, self.intervals, self.identity = folder, build.intervals(cfg), build.identity(cfg, self.data)
@@ -56,6 +56,7 @@ class Trainer:
         compute = build.compute(cfg, device)
         self.step = build.step(cfg, compute, label_set.num_classes, origin.init)
         begun = resume.begin(origin, folder, self.step.network, self.step.optimiser, self.identity)
+        self.written = begun.own is not None  # whether there is a last.pth, on the first process's disk
         self.progress, self.lock = begun.progress, lock if origin.own else distributed.on_first(folder.lock)
         self.best.begin(begun.own and begun.own["kept"])
         if begun.own is not None:
@@ -90,14 +91,26 @@ class Trainer:
         except Stopped as reason:
             self.log.say(f"{reason} after {p.step} iterations; {last} is written: the same command resumes from there")
         except Exception as error:
-            advice = f"the same command resumes from {last}" if last.exists() else "no snapshot has been written yet"
+            advice = f"the same command resumes from {last}" if self.written else "no snapshot has been written yet"
             self.log.note(f"ended by {type(error).__name__}: {error}; {advice}")
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(f"{self.too_much()}; {advice}") from error
             if not isinstance(error, UserError) and "DataLoader worker (pid" in str(error):
-                raise Fault(f"{str(error).splitlines()[0]} Out of memory? Use fewer --workers; {advice}") from error
+                raise Fault(f"{str(error).splitlines()[0]} Out of memory, or of shared memory (--shm-size)? Use fewer "
+                            f"--workers; {advice}") from error
             raise
         finally:
             self.log.close()
         distributed.stop()
+
+    def too_much(self) -> str:
+        """What to do about a GPU whose memory does not hold an iteration."""
+        most = self.step.compute.largest_part(*map(distributed.most_of, self.inputs.totals))
+        said = f"the GPU's memory does not hold iteration {self.progress.step + 1}"
+        if most == 1:
+            return f"{said}, though TRAIN.MICRO_BATCH is 1: use a smaller DATASET.CROP_SIZE, or a GPU with more memory"
+        note = " (in the baseline, BatchNorm's batches become as small)" if self.identity["baseline"] else ""
+        return f"{said} with {most} images per forward pass: try TRAIN.MICRO_BATCH {most // 2}{note}"
 
     def train_epoch(self) -> None:
         """The rest of an epoch."""
@@ -178,3 +191,4 @@ class Trainer:
         """Write last.pth; the log up to here is on the disk before it."""
         self.read()
         distributed.on_first(lambda: checkpoint.save(self.folder.last, self.state()))
+        self.written = True

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 import small_tree
 import torch
-from runs import Run, Stub
+from runs import Run, Stub, same
 
 import datasets
 from core import checkpoint, config, distributed
@@ -54,9 +55,16 @@ def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict
         jobs = [{"name": n, "command": "train", "arguments": r.arguments(), "plant": ""} for n, r in own.items()]
         jobs += [job for job in faults(folder, tree) if processes == 2] + [inference(folder, tree)]
         if processes == 2:
+            slow = inference(folder, tree, "slow")
+            slow["arguments"][slow["arguments"].index("val_cityscapes")] = "train_cityscapes"  # two for each
+            slow["arguments"][:0] = ["--submission", str(folder / "slow.zip")]
+            jobs.append(slow | {"plant": "slow_last"})
             killed = inference(folder, tree, "killed")
             jobs += [job | {"plant": "kill_after_four_files"} for job in (killed,)]
         if processes == 4:
+            broken = Run(folder / "broken", tree, *SETTINGS["larger"].split())
+            jobs += [{"name": "broken", "command": "train", "arguments": broken.arguments(), "plant": plant}
+                     for plant in ("signal_to_one", "")]
             jobs.append(killed | {"name": "resumed", "arguments": ["--resume-output", *killed["arguments"]]})
         (folder / "jobs.json").write_text(json.dumps(jobs))
         said = several(processes, folder / "jobs.json", fails=processes == 2)
@@ -143,6 +151,13 @@ def test_the_same_losses_on_any_number_of_processes(
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
+def test_four_processes_continue_bit_for_bit(runs: dict[int, dict[str, Run]]) -> None:
+    """Sums are the same from the first iteration of each start on."""
+    whole, broken = runs[4]["larger"], Run(runs[4]["larger"].folder.parent / "broken", Path())
+    assert "stopped by a signal after 5 iterations" in (broken.logs / "log.txt").read_text()
+    same(broken, whole)
+
+
 def test_dropout_depends_on_the_image_s_place_in_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     def seeds(key: tuple[int, ...] = (0, 4, 1, 2)) -> list[int]:
         return dropout_seeds(key, 8).tolist()
@@ -199,6 +214,14 @@ def test_inference_writes_the_same_files(processes: int, runs: dict[int, dict[st
     one, several = (contents(runs[n]["larger"].folder.parent / "masks") for n in (1, processes))
     assert one == several and len(one) == 3 * small_tree.LISTS["val_cityscapes"]
     assert len(set(one.values())) > 3
+
+
+def test_an_inference_may_take_longer_than_the_timeout(runs: dict[int, dict[str, Run]]) -> None:
+    """A process takes 8 seconds longer than the other, and they wait for each other for 6; the zip has all masks."""
+    folder = runs[2]["larger"].folder.parent
+    assert len(contents(folder / "slow")) == 3 * small_tree.LISTS["train_cityscapes"]
+    assert "slow" not in json.loads((folder / "jobs.0.json").read_text())
+    assert len(zipfile.ZipFile(folder / "slow.zip").namelist()) == small_tree.LISTS["train_cityscapes"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
