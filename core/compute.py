@@ -47,7 +47,7 @@ class Compute:
         most = max(map(distributed.most_of, totals))
         most = min(self.micro_batch or most, most)
         if most == 1:
-            return ("the GPU's memory does not hold the passes of a single image (TRAIN.MICRO_BATCH is 1): use a smaller "
+            return ("the GPU's memory does not hold the passes of one image (TRAIN.MICRO_BATCH is 1): use a smaller "
                     "DATASET.CROP_SIZE, or a GPU with more memory")
         return f"the GPU's memory does not hold {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
 

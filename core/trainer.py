@@ -92,8 +92,7 @@ class Trainer:
             if isinstance(error, torch.OutOfMemoryError):
                 raise UserError(f"{self.step.compute.too_much(self.inputs.totals)}; {advice}") from error
             if not isinstance(error, UserError) and "DataLoader worker (pid" in str(error):
-                why = f"{str(error).splitlines()[0]} Out of memory, or of shared memory (--shm-size)? Use fewer --workers"
-                raise Fault(f"{why}; {advice}") from error
+                raise Fault(f"{str(error).splitlines()[0]} Out of (shared) memory? Use fewer --workers; {advice}") from error
             raise
         finally:
             self.log.close()
