@@ -92,7 +92,7 @@ class Trainer:
             if isinstance(error, torch.OutOfMemoryError):
                 raise UserError(f"{self.step.compute.too_much(self.inputs.totals)}; {advice}") from error
             if not isinstance(error, UserError) and "DataLoader worker (pid" in str(error):
-                raise Fault(f"{str(error).splitlines()[0]} Out of (shared) memory? Use fewer --workers; {advice}") from error
+                raise Fault(f"{str(error).splitlines()[0]} Out of memory? Use fewer --workers; {advice}") from error
             raise
         finally:
             self.log.close()

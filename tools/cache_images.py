@@ -11,13 +11,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import config
-from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from core.threads import parallel_map
 from datasets import GTA5_LISTS, lists
