@@ -18,7 +18,7 @@ LEAVES = {
     "core.cli": (),
     "core.files": ("core.cli",),
     "core.png": ("core.cli", "core.files"),
-    "core.tensor_files": (),
+    "core.tensor_files": ("core.cli",),
     "core.distributed": ("core.cli",),
     "datasets.labels": ("core.cli", "core.files"),
 }

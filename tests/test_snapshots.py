@@ -45,11 +45,11 @@ def truncated(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist"),
-    "a folder": (lambda path: path.mkdir(), "does not exist"),
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
-    "text": (lambda path: path.write_text("<html>not found</html>"), "not loaded|cannot be read"),
-    "truncated": (truncated, "cannot be read"),
-    "a zip": (write_zip, "cannot be read"),
+    "a folder": (lambda path: path.mkdir(), "is not a file"),
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "text": (lambda path: path.write_text("<html>not found</html>"), "is damaged"),
+    "truncated": (truncated, "is damaged"),
+    "a zip": (write_zip, "is damaged"),
     "a tensor": (lambda path: torch.save(torch.zeros(3), path), "is no snapshot"),
     "no model": (lambda path: torch.save({"opt": {}}, path), "is no snapshot"),
     "no tensors": (lambda path: torch.save(snapshot(model={"a": 1}), path), "a is no tensor"),
