@@ -51,7 +51,7 @@ infer() { # RUN CONFIG LIST [ARGUMENT ...]
 }
 evaluate() { # RUN
     "$python" tools/evaluate.py --predictions "$home/masks/$1/val_cityscapes" --list val_cityscapes --root $data \
-        --json "$home/$1.json"
+        --json "$home/$1.json" --force
 }
 
 stage worlds "$python" tools/make_streets.py --out $data --seed "$seed" --worlds gta,cityscapes --calm \
@@ -61,7 +61,7 @@ stage lists "$python" tools/make_lists.py --root $data --out $data
 stage baseline train baseline demo --set DATASET.ROOT $data
 stage infer_target infer baseline demo train_cityscapes
 stage weights "$python" tools/compute_image_weights.py --labels $home/masks/baseline/train_cityscapes \
-    --out $home/cs_weights.data
+    --out $home/cs_weights.data --force
 stage sac train sac demo_train --resume $home/snapshots/cityscapes/demo/baseline/last.pth \
     --set DATASET.ROOT $data DATASET.SAMPLE_WEIGHTS $home/cs_weights.data
 stage infer_baseline infer baseline demo val_cityscapes
@@ -75,5 +75,5 @@ if [ $oracle = yes ]; then
     stage evaluate_oracle evaluate oracle
 fi
 "$python" tools/report.py $home/logs/cityscapes/demo/baseline $home/logs/cityscapes/demo/sac --out results/demo/report \
-    --root $data --masks baseline=$home/masks/baseline/val_cityscapes sac=$home/masks/sac/val_cityscapes
-"$python" tools/summarise_demo.py --folder "$home" --out results/demo --seed "$seed"
+    --root $data --force --masks baseline=$home/masks/baseline/val_cityscapes sac=$home/masks/sac/val_cityscapes
+"$python" tools/summarise_demo.py --folder "$home" --out results/demo --seed "$seed" --force

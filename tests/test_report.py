@@ -88,7 +88,7 @@ def call(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def run(*options: object, masks: bool = True) -> tuple[Path, dict]:
         pairs = [f"{name}={world / 'masks' / folder}" for name, folder in (("baseline", "base"), ("adapted", "sac"))]
-        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out"]
+        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out", "--force"]
         arguments = [*fixed, *(["--masks", *pairs] if masks else []), *options]
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
         report.main()

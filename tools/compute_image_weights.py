@@ -6,6 +6,7 @@ pixels of the class}}; a mask has an entry for each class that occurs in it. Pix
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run
 from core.metrics import class_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels
 from datasets.images import read_label
 from datasets.labels import LabelSet
-from datasets.sampling import Weights, save_weights
+from datasets.sampling import Weights, write_weights
 
 EXAMPLES = """examples:
   python tools/compute_image_weights.py --labels masks/resnet101_gta --out data/cs_weights_resnet101_gta.data
@@ -68,18 +70,17 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
     args = parser.parse_args()
-    if args.out.exists() and not args.force:
-        raise UserError(f"--out {args.out} exists; --force overwrites it")
     classes = labels.load(args.classes)
     paths = find(args.labels, args.ext)
+    output = OutputFile("--out", args.out, args.force, [args.classes, *paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
     counts = np.stack(list(rows))  # [M,C]
     if not counts.any():
         raise UserError(f"no mask in {args.labels} has a pixel of any class")
-    save_weights(fractions([path.name for path in paths], counts), args.out)
+    output.save(partial(write_weights, fractions([path.name for path in paths], counts)))
 
     print(f"{'class':>5}  {'name':20} {'pixels':>14} {'masks':>8}")
     for c, name in enumerate(classes.names):

@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core import png
 from core.cli import Parser, UserError, run
-from core.files import read_bytes
+from core.files import read_bytes, sweep
+from core.outputs import OutputFolder, refuse_inputs
 from core.threads import parallel_map
 from datasets import labels
 
@@ -80,12 +81,19 @@ DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # which files
 }
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a label is there and complete."""
-    try:
-        return png.kind(path.read_bytes(), path) == (8, png.GREY)
-    except (OSError, UserError):
-        return False
+def is_done(path: Path) -> bool:
+    """Whether a label is there and complete; UserError for a picture that no conversion has written."""
+    content = path.read_bytes() if path.is_file() else b""
+    if not content.startswith(png.SIGNATURE) or png.problem(content):
+        if content and not content.startswith(png.SIGNATURE[:4]):
+            raise UserError(f"{path} is there and is not a PNG image; --force replaces it, or choose another --ann-out")
+        return False  # a power failure may cut a file off
+    depth, colour = png.kind(content, path)
+    if (depth, colour) != (8, png.GREY):
+        found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')} PNG"
+        raise UserError(f"{path} is there and is a {found}, no converted label; --force replaces it, or choose another "
+                        "--ann-out")
+    return True
 
 
 def convert(
@@ -103,7 +111,7 @@ def convert(
         whether there was anything to do.
     """
     source, target = files
-    if not force and is_whole(target):
+    if not force and is_done(target):
         return False
     # Where nothing is mapped, all of it is 255; the released code wrote no file then (quirk B14).
     png.write_mask(target, cv2.LUT(read(source), table))
@@ -134,8 +142,15 @@ def main() -> None:
              if target not in path.parents]
     if not files:
         raise UserError(f"there is no {pattern} below {args.ann_data}")
+    targets = [path for _, path in files]
+    refuse_inputs("--ann-out", targets, (path for path, _ in files))
+    if args.classes:  # the published data sets have one map each
+        maker = {"raw_ids": {str(raw): train for raw, train in mapping.items()}}
+        OutputFolder("--ann-out", target, maker).claim(targets, args.force)
     job = partial(convert, read=read, table=labels.lookup_table(mapping), force=args.force)
     made = sum(parallel_map(job, files, args.workers, f"converting {args.dataset}"))
+    for folder in {path.parent for path in targets}:
+        sweep(folder)
     print(f"{made} labels converted, {len(files) - made} were there already: {args.ann_out}")
 
 

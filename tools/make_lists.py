@@ -21,6 +21,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run
+from core.outputs import OutputFile
 from datasets import lists
 from datasets.lists import Sample
 
@@ -132,12 +133,10 @@ def write(found: Lists, out: Path, force: bool) -> None:
     """Write the lists that are new; UserError, and nothing written, if one would replace other lines."""
     contents = {out / f"{name}.txt": lists.text(samples).encode() for name, samples in found.items()}
     same = {path for path, content in contents.items() if path.is_file() and path.read_bytes() == content}
-    other = [path for path in contents if path.exists() and path not in same]
-    if other and not force:
-        raise UserError(f"{', '.join(map(str, other))} exist with other lines; --force replaces them")
+    new = {path: OutputFile("the list", path, force) for path in contents if path not in same}
     for name, path in zip(found, contents, strict=True):
-        if path not in same:
-            lists.write(path, found[name])
+        if path in new:
+            new[path].write(contents[path])
         print(f"{path}: {len(found[name])} images" + (" (unchanged)" if path in same else ""))
 
 
