@@ -88,9 +88,10 @@ def _check_tensors(content: Any) -> None:
     """Refuse tensors that are no plain numbers in memory."""
     for path, value in _tensors(content):
         name = repr(path[:100])
-        if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided or value.device.type != "cpu":
+        dense = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type == "cpu"
+        if not dense or value.is_neg():
             raise _Refused(f"holds {name}, which is not a dense tensor")
-        if value.dtype not in KINDS or value.is_neg():
+        if value.dtype not in KINDS:
             raise _Refused(f"holds {name}, a tensor of {value.dtype}, where plain numbers are expected")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
             raise _Refused(f"holds {name}, a tensor of {list(value.shape)} with fewer numbers than that")

@@ -182,8 +182,8 @@ def unfinished(part: Path) -> Iterator[IO[bytes]]:
         try:
             yield file
         finally:
-            if not file.closed and not os.fstat(handle).st_size:
-                part.unlink()  # nothing has come
+            if not file.closed and not file.seek(0, os.SEEK_END):
+                part.unlink(missing_ok=True)  # nothing has come
 
 
 def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
