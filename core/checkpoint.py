@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core import tensor_files
 from core.cli import UserError
-from core.files import atomic_write, kind_of, parse_yaml, read_bytes, sweep, write_bytes
+from core.files import atomic_write, kind_of, parse_yaml, read_bytes, remove, sweep, write_bytes
 
 PREFIX = "module."
 STUDENT, TEACHER = "backbone.", "slow_net."
@@ -217,7 +217,7 @@ class Best:
 
     def begin(self) -> None:
         """A new run owns no snapshot that lies there already."""
-        self._written.unlink(missing_ok=True)
+        remove(self._written)
 
     def offer(self, score: float, epoch: int, state: Mapping[str, Any]) -> bool:
         """Write the snapshot if it is among the best three; `tidy` removes what it displaces."""
@@ -235,7 +235,7 @@ class Best:
         """Remove this run's displaced snapshots. After last.pth names the kept ones, so that a kill loses nothing."""
         for name in self._own() - {name for _, _, name in self.kept}:
             if kind_of(self.folder / name) == "a file":
-                (self.folder / name).unlink()
+                remove(self.folder / name)
 
     def _own(self) -> set[str]:
         """Names that this run has written. Whatever else the file holds leads nowhere, least of all elsewhere."""

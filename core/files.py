@@ -74,7 +74,6 @@ def _give_name(temporary: Path, path: Path, replace: bool) -> None:
     try:
         try:
             os.link(temporary, path)  # unlike renaming, it leaves alone what is there
-            temporary.unlink()
         except FileExistsError:
             raise
         except OSError:  # a file system without links
@@ -82,6 +81,7 @@ def _give_name(temporary: Path, path: Path, replace: bool) -> None:
             os.replace(temporary, path)
     except FileExistsError:
         raise UserError(f"{path} has just been written by another process; it was left alone") from None
+    temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, content: bytes, durable: bool = True, replace: bool = True) -> None:
@@ -100,6 +100,16 @@ def _sync_folder(folder: Path) -> None:
         pass  # some network file systems refuse to sync a folder
     finally:
         os.close(handle)
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file, if it is there; UserError if the disk refuses."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UserError(f"cannot remove {path}: {error.strerror}") from None
 
 
 def kind_of(path: str | Path) -> str:
@@ -153,6 +163,8 @@ def _content(path: str | Path, most: int | None) -> bytes:
     try:
         with open(path, "rb") as file:
             content = file.read(-1 if most is None else most + 1)
+            if not content and stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{path} is a pipe with nothing in it; has it been read already?")
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if most is not None and len(content) > most:

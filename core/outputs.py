@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from core.cli import UserError
-from core.files import atomic_write, kind_of, read_bytes, sweep, write_bytes
+from core.files import atomic_write, kind_of, read_bytes, remove, sweep, write_bytes
 
 MADE_BY = "made_by.json"
 MOST = 1_000_000  # bytes of it
@@ -142,7 +142,7 @@ class OutputFolder:
                             f"no {MADE_BY} says what made them: --force makes them again, or choose another folder")
         for path in foreign:
             if kind_of(path) == "a file":
-                path.unlink(missing_ok=True)
+                remove(path)
         if known != self.maker:
             self._write(replace=known is not None)
         for folder in {self.path, *(path.parent for path in files)}:

@@ -50,7 +50,10 @@ def test_what_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     assert refusal(lambda: read_bytes(tmp_path / "empty")).endswith("is empty (0 bytes)")
     assert read_yaml(tmp_path / "empty") is None
-    assert "is empty" in refusal(lambda: read_bytes(piped(b"")))
+    (tmp_path / "comment").write_text("# nothing yet\n")
+    assert read_yaml(tmp_path / "comment") is None
+    for read in (read_bytes, read_yaml):  # a pipe that another process has read already is no empty file
+        assert "a pipe with nothing in it" in refusal(lambda read=read: read(piped(b"")))
     for read in (read_bytes, read_yaml, sha256):
         for path in (tmp_path, tmp_path / "nowhere", tmp_path / "empty" / "below", "x" * 300):
             assert str(path) in refusal(lambda read=read, path=path: read(path))

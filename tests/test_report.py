@@ -258,6 +258,20 @@ def test_mistakes(call: Call, world: Path, options: tuple[str, ...], message: st
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+def test_a_foreign_page_is_not_replaced(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_bytes(b"mine")
+    words = ["report.py", str(world / "logs/v1/base"), "--out", str(page.parent)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match="index.html exists; --force replaces it"):
+        report.main()
+    assert page.read_bytes() == b"mine"
+    monkeypatch.setattr(sys, "argv", [*words, "--force"])
+    report.main()
+    assert data_of(page)["runs"]
+
+
 @pytest.mark.parametrize("content", [b"no json\n", b"[1]\n", b'{"iter": 1}\n', b"\xff\xfe\n"])
 def test_damaged_metrics(world: Path, tmp_path: Path, content: bytes) -> None:
     folder = write_run(tmp_path / "run", 3, True, [], world)

@@ -83,7 +83,10 @@ DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # which files
 
 def is_done(path: Path) -> bool:
     """Whether a label is there and complete; UserError for a picture that no conversion has written."""
-    content = path.read_bytes() if path.is_file() else b""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        content = b""  # if it is there all the same, writing tells what is wrong
     if not content.startswith(png.SIGNATURE) or png.problem(content):
         if content and not content.startswith(png.SIGNATURE[:4]):
             raise UserError(f"{path} is there and is not a PNG image; --force replaces it, or choose another --ann-out")
