@@ -54,11 +54,11 @@ def load(path: str | Path) -> dict[str, Any]:
     """
     state = tensor_files.read(path, "snapshot", "use another one")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is no snapshot: it has no `model`")
+        raise UserError(f"{path} is not a snapshot: it has no `model`")
     model = {str(k).removeprefix(PREFIX): v for k, v in state["model"].items()}
     for name, value in model.items():
         if not isinstance(value, Tensor):
-            raise UserError(f"snapshot {path}: {name} is no tensor")
+            raise UserError(f"snapshot {path}: {name} is not a tensor")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"snapshot {path}: {name} holds NaN or infinite values; use an earlier snapshot")
     return {**state, "model": model}

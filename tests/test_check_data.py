@@ -236,7 +236,7 @@ def test_weights(check: Check, tree: Path, change: Callable[[dict], object], wor
 
 def test_no_weights(check: Check, tree: Path) -> None:
     status, findings, _ = check("DATASET.SAMPLE_WEIGHTS", tree / "none.data")
-    assert status == 1 and findings == [f"there is no weights file {tree / 'none.data'}; make it with "
+    assert status == 1 and findings == [f"weights file {tree / 'none.data'} does not exist; make it with "
                                         "tools/compute_image_weights.py"]  # fmt: skip
 
 
