@@ -206,7 +206,7 @@ def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks; UserError where some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
     if missing:
-        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not on this machine, first: "
+        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not here, first: "
                         f"{output.path(missing[0], 'cs')}; copy them here, and run again with --resume-output")
 
     def write(opened: object) -> None:
