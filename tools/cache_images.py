@@ -2,8 +2,8 @@
 
 OUT becomes a root like the one that it is made from: lists of the same names, whose images and labels are uncompressed
 BMP files; those of the published GTA5 lists already have the size to which training resizes them (1914x1052). Train
-with --set DATASET.ROOT OUT. An image with its label takes 8 MB, GTA5's 9000 for training 73 GB. Files that are there already are
-kept, so that an interrupted call can be repeated.
+with --set DATASET.ROOT OUT. An image with its label takes 8 MB, GTA5's 9000 for training 73 GB. Files that are there
+already are kept, so that an interrupted call can be repeated.
 """
 
 import shutil
