@@ -199,7 +199,8 @@ def main() -> None:
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
         own = [entry for entry in own if not output.complete(entry[1])]
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = load_network(
+        cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     network = network.to(device, memory_format=torch.channels_last)
     compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from core import distributed, optim
+from core import config, distributed, optim
 from core.cli import UserError
 from core.compute import Compute, Inputs, uses_bfloat16
 from core.steps import BaselineStep, Method, SACStep
@@ -18,7 +18,7 @@ from core.threads import cores
 from datasets import Data, target_images
 from datasets.lists import Sample
 from datasets.transforms import renormalised
-from models import build
+from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
 
@@ -99,15 +99,16 @@ def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineSte
 
 
 def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Module:
-    network = build(cfg.MODEL.ARCH, classes, init).to(compute.device, memory_format=torch.channels_last)
-    if not cfg.MODEL.BASELINE or distributed.size() == 1:
+    network = build(cfg.MODEL.ARCH, classes, init, **config.network_options(cfg))
+    network = network.to(compute.device, memory_format=torch.channels_last)
+    if not cfg.MODEL.BASELINE or distributed.size() == 1 or not has_batchnorm(network):
         return network
-    if compute.device.type != "cuda" and any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+    if compute.device.type != "cuda":
         raise UserError(
             f"the baseline needs synchronised BatchNorm over its {distributed.size()} processes, which torch has "
             "for CUDA only: use one process on the CPU"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return synchronised(network)
 
 
 def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
@@ -127,7 +128,7 @@ def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
-        "config": cfg.dump(), "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+        "config": cfg.dump(), "arch": cfg.MODEL.ENCODER or cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
     }
 
 

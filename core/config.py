@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from core.cli import UserError
 from core.files import read_yaml
-from models import NETWORKS
+from models import NETWORKS, TIMM
 from models.consistency import LOSSES, POOLS
 
 
@@ -109,7 +109,12 @@ KEYS = (
         "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
     Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
     Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "standard deviation of the target images (Cityscapes)"),
-    Key("MODEL.ARCH", "deeplabv2_resnet101", _one_of(NETWORKS), "the network"),
+    Key("MODEL.ARCH", "deeplabv2_resnet101", _one_of((*NETWORKS, TIMM)),
+        "the network; timm = MODEL.ENCODER with a light head (docs/encoders.md)"),
+    Key("MODEL.ENCODER", "", ANY, "name of the encoder in the package timm; needs MODEL.ARCH timm"),
+    Key("MODEL.PATCH_SIZE", 0, COUNT0, "pixels of a patch of MODEL.ENCODER; 0 = as published"),
+    Key("MODEL.DROP_PATH", 0.0, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1),
+        "rate of stochastic depth in the last block of MODEL.ENCODER; the blocks before it have less"),
     Key("MODEL.INIT_MODEL", "", ANY, "file with the ImageNet weights to start from; empty = random weights"),
     Key("MODEL.BASELINE", False, ANY, "True: the ABN baseline; False: SAC"),
     Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam")), "the optimiser"),
@@ -258,6 +263,11 @@ def _check_together(cfg: CfgNode) -> None:
             f"MODEL.RUN_CONF_LOWER = {model.RUN_CONF_LOWER} is larger than "
             f"MODEL.RUN_CONF_UPPER = {model.RUN_CONF_UPPER}"
         )
+    if (model.ARCH == TIMM) != (model.ENCODER != ""):
+        raise UserError(f"MODEL.ARCH = {model.ARCH}, MODEL.ENCODER = {model.ENCODER!r}: an encoder's name and "
+                        f"MODEL.ARCH {TIMM} need each other")
+    if model.ARCH != TIMM and (model.PATCH_SIZE or model.DROP_PATH):
+        raise UserError(f"MODEL.PATCH_SIZE and MODEL.DROP_PATH need MODEL.ARCH {TIMM}, not {model.ARCH}")
     if model.ARCH == "fcn_vgg16_bn" and any(side % 32 for side in data.CROP_SIZE):
         raise UserError(f"DATASET.CROP_SIZE = {data.CROP_SIZE}: fcn_vgg16_bn needs sides divisible by 32")
     if model.OPT_NESTEROV and (model.OPT != "SGD" or model.MOMENTUM == 0):
@@ -276,6 +286,14 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
             f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
             f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
         )
+
+
+def network_options(cfg: CfgNode) -> dict[str, Any]:
+    """What `models.build` needs to know of a network beside its name."""
+    model = cfg.MODEL
+    if model.ARCH != TIMM:
+        return {}
+    return {"encoder": model.ENCODER, "patch_size": model.PATCH_SIZE, "drop_path": model.DROP_PATH}
 
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:

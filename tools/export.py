@@ -121,12 +121,14 @@ def main() -> None:
         raise UserError(f"--out {args.out} exists" + ("; --force overwrites it" if args.out.is_file() else ""))
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = load_network(
+        cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     network = Upsampled(network).eval()
 
     model = to_onnx(network)
     about = {
-        "network": cfg.MODEL.ARCH, "weights": f"{'teacher' if args.teacher else 'student'} of {args.resume}",
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
+        "weights": f"{'teacher' if args.teacher else 'student'} of {args.resume}",
         "mean": list(cfg.DATASET.MEAN), "std": list(cfg.DATASET.STD), "classes": list(label_set.names),
         "smallest_side": str(SMALLEST),
     }

@@ -46,7 +46,7 @@ def read(folder: Path) -> dict[str, Any]:
         "cfg": cfg,
         "name": folder.name,
         "baseline": cfg.MODEL.BASELINE,
-        "network": cfg.MODEL.ARCH,
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
         "iterations": steps[-1]["iter"] if steps else 0,
         "epochs": steps[-1]["epoch"] if steps else 0,
         "losses": [curve(steps, "loss_ce", "source, cross-entropy"), curve(steps, "self_ce", "target, consistency")],
