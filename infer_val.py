@@ -18,13 +18,13 @@ from tqdm import tqdm
 from core import config, distributed, visual
 from core.cli import Parser, UserError, run
 from core.compute import Compute, uses_bfloat16
-from core.files import atomic_write, write_bytes
+from core.files import atomic_write, find_files, write_bytes
 from core.inference import Predictor, load_network
 from core.threads import cores
 from datasets import labels, lists
+from datasets.images import SUFFIXES
 from datasets.source import Images
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 KINDS = ("ids", "cs", "vis", "prob")
 EXAMPLES = """examples:
   python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --infer-list val_cityscapes \\
@@ -128,10 +128,9 @@ def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
-        inside = [path] if path.is_file() else sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and output not in p.parents)
+        inside = [path] if path.is_file() else [p for p in find_files(path, SUFFIXES) if output not in p.parents]
         if not inside:
-            raise UserError(f"--images {path}: no images ({', '.join(ENDINGS)}) in this folder")
+            raise UserError(f"--images {path}: no images ({', '.join(SUFFIXES)}) in this folder")
         found |= dict.fromkeys(map(str, inside))
     return "", [lists.Sample(path, None) for path in found]
 

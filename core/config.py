@@ -84,8 +84,8 @@ KEYS = (
     Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling within the importance sampling"),
     Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of the training and validation crops"),
     Key("DATASET.GAME_SIZE", [1052, 1914], Rule("height, width, or [] for none",
-        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "source images and labels under game/ are first "
-        "resized to this size"),
+        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "images and labels of the published GTA5 lists are "
+        "first resized to this size"),
     Key("DATASET.VAL_CROP", True, ANY, "validate on a centre crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_CROP", True, ANY, "source: random crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_HFLIP", True, ANY, "flip half of the images, all views of a target image together"),
@@ -93,7 +93,8 @@ KEYS = (
     Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of turning a view grey"),
     Key("DATASET.RND_JITTER", 0.0, SHARE, "strength of the colour jitter, source and target; 0 = none"),
     Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each independently"),
-    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1"),
+    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1; equal ends mean no "
+        "zoom, whatever they are (released code)"),
     Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after resizing it to CROP_SIZE"),
     Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur with radius 1 on half of the images"),
     Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches on the colour jitter, whose strength is "

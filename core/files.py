@@ -1,7 +1,7 @@
 """Files: read safely, written whole or not at all. Whatever the disk refuses is the user's one line."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,6 +12,8 @@ from yaml.constructor import ConstructorError
 from core.cli import UserError
 
 MAX_YAML_BYTES = 100_000  # configurations and label sets have a few thousand
+# Folders that macOS, Windows and network storage put among a user's own; the hidden ones are known by their dot.
+LEFT_BEHIND = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 
 
 def atomic_write(path: str | Path, writer: Callable[[IO[bytes]], object], durable: bool = True) -> None:
@@ -82,6 +84,40 @@ def read_bytes(path: str | Path) -> bytes:
     if not content:
         raise UserError(f"{path} is empty (0 bytes)")
     return content
+
+
+def find_files(folder: str | Path, endings: Iterable[str] = ("",)) -> list[Path]:
+    """Files below a folder whose names end so, whatever their case, sorted by their paths.
+
+    Linked folders are entered, except for one that the link itself lies in. Hidden files and folders are left out, and
+    so is what other systems leave behind (._a.png, .DS_Store, @eaDir, __MACOSX).
+
+    Raises:
+        UserError: a folder cannot be read, or a link leads nowhere.
+    """
+    lowered = tuple(ending.lower() for ending in endings)
+    return sorted(Path(path) for path in _below(folder, ()) if path.lower().endswith(lowered))
+
+
+def _below(folder: str | Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Paths of the files below a folder; `above`: device and inode of the folders that it lies in."""
+    try:
+        state, entries = os.stat(folder), list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
+    here = (state.st_dev, state.st_ino)
+    if here in above:
+        return  # a link has led back
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
+            continue
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            target = os.readlink(entry.path)
+            raise UserError(f"{entry.path} is a link to {target}, which is not there; mend the link, or remove it")
+        if entry.is_dir():
+            yield from _below(entry.path, (*above, here))
+        elif entry.is_file():
+            yield entry.path
 
 
 class _Loader(yaml.SafeLoader):

@@ -118,18 +118,21 @@ class Trainer:
                 if intervals.most_iterations and p.step >= intervals.most_iterations:
                     self.save_last()
                     raise Stopped(f"TRAIN.MAX_ITER = {intervals.most_iterations} is reached")
-                batch = self.fetch(bar)
-                values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
-                p.iteration, p.step = p.iteration + 1, p.step + 1
-                position = {"epoch": p.epoch + 1, "iter": p.step}
-                index = None if batch.source is None else batch.source.index
-                self.entries.append(Entry(position, values, partial(self.data.iterations.files, index,
-                                                                    batch.target.index)))
-                if batch.skipped:
-                    self.step_log.skipped(position, self.tally.add(batch.skipped), batch.skipped)
+                self.train_on(self.fetch(bar))
                 bar.update()
                 if p.step % intervals.snapshot == 0 and p.iteration < per_epoch:
                     self.save_last()
+
+    def train_on(self, batch: Iteration) -> None:
+        """One iteration."""
+        p = self.progress
+        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
+        p.iteration, p.step = p.iteration + 1, p.step + 1
+        position, index = {"epoch": p.epoch + 1, "iter": p.step}, batch.source and batch.source.index
+        files = partial(self.data.iterations.files, index, batch.target.index)
+        self.entries.append(Entry(position, values, files))
+        if batch.skipped:
+            self.step_log.skipped(position, self.tally.add(batch.skipped), batch.skipped)
 
     def fetch(self, bar: Any) -> Iteration:
         """The next batch, with what was skipped on any process; all stop here together if one of them has to."""

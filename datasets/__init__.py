@@ -23,6 +23,7 @@ from datasets.target import TargetTraining, TargetViewsLabelled, ViewPolicy
 # What the published tasks validate on, besides the target's lists (docs/method.md section 8).
 PUBLISHED = {"train_game_9K": "val_game_1K", "train_synthia_9K": "val_synthia"}
 TARGET_LISTS = ("val_cityscapes", "val2_cityscapes")
+GTA5_LISTS = ("train_game_9K", "val_game_1K")  # their images are of several sizes
 MOST_TARGET_BATCHES = 300  # of the target's views that are measured
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -67,13 +68,13 @@ class Data:
         self.epochs, self.task, self.target_list = train.NUM_EPOCHS, train.TASK, train.TARGET
         self.num_classes = labels.load(data.CLASSES).num_classes
         self.tries = TRIES if data.ON_ERROR == "skip" else 0
+        self.game_size = tuple(data.GAME_SIZE) or None
         self.samples: dict[str, list[Sample]] = {}  # by the list's name
         source = self.read(train.TASK, labelled=True)
         self.lists, self.missing, self.select = validation_lists(cfg)
         for name in self.lists:
             self.read(name, labelled=True)
         target = self.read(train.TARGET)
-        self.game_size = tuple(data.GAME_SIZE) or None
         if cfg.MODEL.BASELINE:
             unlabelled = UnlabelledTraining(target, self.root, augmentation(cfg), seed)
         else:
@@ -104,7 +105,11 @@ class Data:
 
     def _source(self, cfg: CfgNode, samples: list[Sample]) -> SourceTraining:
         return SourceTraining(samples, self.root, augmentation(cfg), num_classes=self.num_classes,
-                              game_size=self.game_size, seed=self.seed)
+                              game_size=self._game_size(self.task), seed=self.seed)
+
+    def _game_size(self, name: str) -> tuple[int, int] | None:
+        """What the images of a list are first resized to (section 6): GTA5's, by the published lists."""
+        return self.game_size if Path(name).stem in GTA5_LISTS else None
 
     def _tables(self, cfg: CfgNode, samples: list[Sample]) -> object:
         """Importance sampling (section 7): float64 [C,M]."""
@@ -121,7 +126,7 @@ class Data:
     def validation(self, name: str) -> DataLoader:
         """This process's images of a list, each once, unaugmented: batches of SourceBatch."""
         data = Validation(self.read(name, labelled=True), self.root, crop_size=self.crop_size, crop=self.val_crop,
-                          num_classes=self.num_classes, game_size=self.game_size)
+                          num_classes=self.num_classes, game_size=self._game_size(name))
         own = Subset(data, range(self.share[0], len(data), self.share[1]))
         return self._loader(own, batch_size=self.validation_batch, collate_fn=default_collate)
 

@@ -16,6 +16,7 @@ import torch
 from core.cli import UserError
 from core.files import atomic_write
 from core.tensor_files import numpy_scalars
+from datasets import lists
 from datasets.labels import IGNORE
 
 # {mask's file name: {class: the image's pixels of the class / all images' pixels of the class}}
@@ -125,10 +126,19 @@ def cumulative_tables(
 def _check_names(weights: Mapping[str, Any], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in weights]
     extra = weights.keys() - set(names)
+    alike = {lists.mask_name(name): name for name in extra}
+    if missing and alike.keys() == set(missing):
+        found = alike[missing[0]]
+        raise UserError(
+            f"the weights are of the target list's images, but name {found} what training names {missing[0]}; compute "
+            "them again from the folder of their masks: python tools/compute_image_weights.py --labels MASKS --ext "
+            f"'*{Path(found).suffix}' --out WEIGHTS --force"
+        )
     if missing or extra:
         found = [f"{len(missing)} images of the list have none (first: {missing[0]})"] if missing else []
         found += [f"{len(extra)} are of other images (such as {min(extra)})"] if extra else []
-        raise UserError(f"the weights are not of the target list: {'; '.join(found)}; compute them for it")
+        advice = "compute them from masks of this list (tools/compute_image_weights.py)"
+        raise UserError(f"the weights are not of the target list: {'; '.join(found)}; {advice}")
 
 
 def draw_image(tables: np.ndarray, index: int, u: float) -> int:

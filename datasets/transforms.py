@@ -136,7 +136,7 @@ def renormalised(
 
 
 def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [h, w, 3] to [H, W, 3] like Pillow's BILINEAR, within one grey level.
+    """Resize uint8 [h, w, 3] to [H, W, 3] like Pillow's BILINEAR, within one grey level, rarely two.
 
     torch's vectorised uint8 code, which needs a channels-last batch, takes a third to a seventh of Pillow's time.
     Pillow can compute only the part that a crop keeps (`box`), which pays off from a scale of 1.5, but its box is

@@ -17,11 +17,10 @@ from torch import distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runs import Stub, kill_at, wrap
+from runs import kill_at, wrap
 
 import core.files
 import infer_val
-import models
 import models.fcn
 import train
 from core import distributed
@@ -33,9 +32,8 @@ FIVE = 5  # iterations before the faults below
 
 
 def small_networks() -> None:
-    """FCN-8s with a small head, and a stub that goes by another network's name."""
+    """FCN-8s with a small head."""
     models.fcn.HIDDEN = 16
-    models.NETWORKS["deeplabv2_vgg16_bn"] = Stub
 
 
 def signal_to_one() -> None:
@@ -67,7 +65,7 @@ def later(action: Callable[[], None]) -> None:
         if done == FIVE and distributed.rank() == distributed.size() - 1:
             action()
 
-    wrap(Trainer, "_step", after=count)
+    wrap(Trainer, "train_on", after=count)
 
 
 def name_space(name: str, store: dist.Store) -> None:
@@ -85,7 +83,7 @@ def main() -> None:
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     small_networks()
     file = Path(sys.argv[1])
-    raised, originals = {}, (Trainer._step, Iterations.__getitem__)
+    raised, originals = {}, (Trainer.train_on, Iterations.__getitem__)
     for number, run in enumerate(json.loads(file.read_text())):
         name_space(str(number), store)  # names come twice
         if run["plant"]:
@@ -96,7 +94,7 @@ def main() -> None:
         except UserError as error:
             raised[run["name"]] = f"{type(error).__name__}: {error}"
         distributed.stop()
-        Trainer._step, Iterations.__getitem__ = originals
+        Trainer.train_on, Iterations.__getitem__ = originals
         file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(raised))
 
 

@@ -17,7 +17,6 @@ COMMANDS = ("train", "infer_val")
 LEAVES = {
     "core.cli": (),
     "core.files": ("core.cli",),
-    "core.png": ("core.cli", "core.files"),
     "core.tensor_files": (),
     "core.distributed": ("core.cli",),
     "datasets.labels": ("core.cli", "core.files"),

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from core.run import Run
 from golden_data import Golden
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ import train
 from core import config
 from core.cli import UserError
 from core.config import IGNORED, KEYS
+from core.run_folder import Run
 from tools import list_keys
 
 ROOT = Path(__file__).parents[1]

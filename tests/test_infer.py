@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_data import Golden
+from PIL import Image
 from test_golden_networks import rule
 from torch import Tensor, nn
 
@@ -303,6 +304,31 @@ def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
     assert {name: (out / name).read_bytes() for name in files(out)} == before | {"grey.png": b"mine"}
     infer("--resume-output", "--save", "ids", "vis")  # a kind that is not there yet: all of them again
     assert (out / "grey.png").read_bytes() == before["grey.png"] and len(list((out / "vis").iterdir())) == 3
+
+
+def test_which_files_of_a_folder_are_images(tmp_path: Path) -> None:
+    """Linked folders are, whatever the suffix's case; what other systems leave behind, and earlier masks, are not."""
+    others = ["in/._b.jpeg", "in/@eaDir/a.png", "in/notes.txt", "in/out/a.png"]
+    for name in ("in/a.PNG", "in/b.JPEG", "disk/c.tif", *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/split").symlink_to(tmp_path / "disk")
+    (tmp_path / "in/split/back").symlink_to(tmp_path / "in")
+    args = Namespace(infer_list=None, images=[str(tmp_path / "in")], mask_output_dir=str(tmp_path / "in/out"))
+    _, samples = infer_val.find_images(args, "")
+    assert [str(Path(s.image).relative_to(tmp_path / "in")) for s in samples] == ["a.PNG", "b.JPEG", "split/c.tif"]
+
+
+def test_a_photo_s_mask_is_upright(infer: Infer, tmp_path: Path) -> None:
+    """A phone held upright stores a picture that lies, and says so in EXIF."""
+    upright = np.random.default_rng(0).integers(0, 256, (64, 33, 3), np.uint8)
+    Image.fromarray(upright).save(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    out = infer("--images", tmp_path / "plain.png", tmp_path / "phone.png", "--save", "ids", "vis")
+    for folder in (out, out / "vis"):
+        np.testing.assert_array_equal(decoded(folder / "phone.png"), decoded(folder / "plain.png"))
 
 
 @pytest.mark.parametrize(

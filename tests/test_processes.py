@@ -12,19 +12,18 @@ from pathlib import Path
 import pytest
 import small_tree
 import torch
-from core.prepare import Preparation
 from runs import Run, Stub
 
 import datasets
-from core import checkpoint, config
-from core.cli import UserError
+from core import checkpoint, config, distributed
+from core.compute import dropout_seeds
 
 ROOT = Path(__file__).parents[1]
 # Groups larger and smaller than what a process of 2 or of 4 holds, and images whose views are shared unevenly.
 SETTINGS = {
     "larger": "MODEL.ARCH deeplabv2_resnet18 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 4 TRAIN.MAX_ITER 20 LOG.ITER_VAL 5 "
     "LOG.ITER_TARGET 100 TRAIN.NUM_EPOCHS 6 MODEL.LR 1e-5",
-    "smaller": "MODEL.ARCH deeplabv2_vgg16_bn TRAIN.NUM_GROUPS 6 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 20 LOG.ITER_VAL 5 "
+    "smaller": "MODEL.ARCH stub TRAIN.NUM_GROUPS 6 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 20 LOG.ITER_VAL 5 "
     "LOG.ITER_TARGET 5 TRAIN.NUM_EPOCHS 20 TRAIN.MICRO_BATCH 2",
     "dropout": "MODEL.ARCH fcn_vgg16_bn TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2 TRAIN.MAX_ITER 6 LOG.ITER_VAL 100 "
     "LOG.ITER_TARGET 100 MODEL.CONF_POOL minentropy_pool MODEL.LOSS focal_ce_conf MODEL.LR 1e-5",
@@ -89,7 +88,7 @@ def inference(folder: Path, tree: Path, name: str = "masks") -> dict:
     arguments = [
         "--cfg", str(ROOT / "configs" / "deeplabv2_vgg16_train.yaml"), "--resume", str(folder / "stub.pth"),
         "--infer-list", "val_cityscapes", "--mask-output-dir", str(folder / name), "--workers", "0",
-        "--save", "ids", "cs", "vis", "--set", "DATASET.ROOT", str(tree), "TRAIN.DEVICE", "cpu",
+        "--save", "ids", "cs", "vis", "--set", "DATASET.ROOT", str(tree), "TRAIN.DEVICE", "cpu", "MODEL.ARCH", "stub",
     ]  # fmt: skip
     return {"name": name, "command": "infer_val", "arguments": arguments, "plant": ""}
 
@@ -105,7 +104,7 @@ def several(processes: int, jobs: Path, fails: bool = False) -> str:
 
 def faults(folder: Path, tree: Path) -> list[dict]:
     """Jobs in which something happens to one of the processes; what follows goes on from there."""
-    quick = "TRAIN.MAX_ITER 8 LOG.ITER_VAL 100 LOG.ITER_TARGET 100 MODEL.ARCH deeplabv2_vgg16_bn".split()
+    quick = "TRAIN.MAX_ITER 8 LOG.ITER_VAL 100 LOG.ITER_TARGET 100 MODEL.ARCH stub".split()
     jobs = []
     for name in ("signal_to_one", "fault_of_one"):
         run = Run(folder / name, tree, *quick)
@@ -114,7 +113,7 @@ def faults(folder: Path, tree: Path) -> list[dict]:
             {"name": "again", "arguments": run.arguments(), "plant": "", "command": "train"},
         ]
     refused = Run(folder / "refused", tree)
-    mistakes = {"baseline": "MODEL.BASELINE True", "odd": "TRAIN.BATCH_SIZE 3"}
+    mistakes = {"baseline": "MODEL.BASELINE True", "few": "TRAIN.BATCH_SIZE 1"}
     return jobs + [
         {"name": name, "command": "train", "arguments": refused.arguments(also=also.split()), "plant": ""}
         for name, also in mistakes.items()
@@ -144,15 +143,20 @@ def test_the_same_losses_on_any_number_of_processes(
         torch.testing.assert_close(others[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_dropout_depends_on_the_image_s_place_in_the_whole_batch() -> None:
-    def seeds(rank: int, n: int, seed: int = 0, key: tuple[int, ...] = (4, 1, 2)) -> list[int]:
-        return Preparation(None, None, seed, rank).dropout_seeds(key, n).tolist()
+def test_dropout_depends_on_the_image_s_place_in_the_whole_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeds(key: tuple[int, ...] = (0, 4, 1, 2)) -> list[int]:
+        return dropout_seeds(key, 8).tolist()
 
-    whole = seeds(0, 8)
+    whole = seeds()
     assert len(set(whole)) == 8 and min(whole) >= 0
-    for processes in (2, 4, 8):
-        assert [s for rank in range(processes) for s in seeds(rank, 8 // processes)] == whole
-    others = [seeds(0, 8, seed=1), *(seeds(0, 8, key=key) for key in ((5, 1, 2), (4, 2, 2), (4, 1, 3)))]
+    others = [seeds(key) for key in ((1, 4, 1, 2), (0, 5, 1, 2), (0, 4, 2, 2), (0, 4, 1, 3))]
+    for processes in (2, 3, 8):
+        parts = []
+        monkeypatch.setattr(distributed, "size", lambda processes=processes: processes)
+        for rank in range(processes):
+            monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+            parts += seeds()
+        assert parts == whole
     assert len({s for part in [whole, *others] for s in part}) == 5 * 8
 
 
@@ -181,12 +185,12 @@ def test_the_same_images_are_skipped_on_any_number_of_processes(
 @pytest.mark.parametrize("processes", [1, 2, 3, 4, 7])
 def test_every_image_is_validated_once(processes: int, tree: Path, tmp_path: Path) -> None:
     cfg = configuration(tree, tmp_path)
+    parts = [datasets.Data(cfg, 0, (rank, processes)) for rank in range(processes)]
     for name in ("val_game_1K", "val_cityscapes", "train_game_9K"):
-        loaders = [datasets.validation(cfg, name, (rank, processes), 0) for rank in range(processes)]
-        seen = [i for loader in loaders for batch in loader for i in batch.index.tolist()]
+        seen = [i for data in parts for batch in data.validation(name) for i in batch.index.tolist()]
         assert sorted(seen) == list(range(small_tree.LISTS[name]))
-    keys = [list(datasets.target_views(cfg, 0, 2, (r, processes), 0)[0].sampler) for r in range(processes)]
-    whole = list(datasets.target_views(cfg, 0, 2, (0, 1), 0)[0].sampler)
+    keys = [list(data.target_views(2).sampler) for data in parts]
+    whole = list(datasets.Data(cfg).target_views(2).sampler)
     assert sorted(key for part in keys for key in part) == sorted(whole) and len(whole) == 16
 
 
@@ -216,32 +220,22 @@ def configuration(tree: Path, folder: Path, *pairs: str) -> config.CfgNode:
     return config.load(str(folder / "cfg.yaml"), run.changes)[0]
 
 
-def test_what_does_not_divide_is_refused_in_words_that_help(tree: Path, tmp_path: Path) -> None:
-    cfg = configuration(tree, tmp_path)  # 4 source images, 2 x 2 views
-    for processes in (1, 2, 4):
-        config.check_processes(cfg, processes)
-    with pytest.raises(UserError, match=r"3 processes cannot share .* = 4 .*: use 1 or 2 processes"):
-        config.check_processes(cfg, 3)
-    with pytest.raises(UserError, match=r"8 processes .*use 1 or 2 or 4 processes"):
-        config.check_processes(cfg, 8)
-
-
 def test_one_process_concerns_all(runs: dict[int, dict[str, Run]]) -> None:
     """A signal to one ends both alike; where one cannot go on the other says so; both times nothing is lost."""
     folder = runs[2]["larger"].folder.parent
     first, last = (json.loads((folder / f"jobs.{rank}.json").read_text()) for rank in (0, 1))
     assert "signal_to_one" not in first and "again" not in first and "again" not in last
     assert last["fault_of_one"] == "UserError: image x.png is damaged"
-    assert first["fault_of_one"] == "Fault: process 1 cannot go on: UserError: image x.png is damaged"
+    assert first["fault_of_one"] == "Fault: process 1 cannot continue: UserError: image x.png is damaged"
     for name in ("signal_to_one", "fault_of_one"):
         path = folder / name / "logs" / "cityscapes" / "e" / "r"
         lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
         assert [e["iter"] for e in lines if e["kind"] == "step"] == list(range(1, 9))
-        assert "goes on from" in (path / "log.txt").read_text()
+        assert "resumes from" in (path / "log.txt").read_text()
     assert "stopped by a signal after 5 iterations" in (
         folder / "signal_to_one" / "logs" / "cityscapes" / "e" / "r" / "log.txt").read_text()
     assert first["baseline"] == last["baseline"] and "the baseline needs synchronised BatchNorm" in first["baseline"]
-    assert "use 1 processes" in first["odd"]
+    assert "2 processes cannot share the 1 source images" in first["few"] and "use at most 1" in first["few"]
     assert not (folder / "refused" / "logs").exists() and not (folder / "refused" / "snapshots").exists()
 
 
@@ -249,11 +243,9 @@ def test_one_process_concerns_all(runs: dict[int, dict[str, Run]]) -> None:
 SMALL_TRAIN = """
 import sys
 sys.path[:0] = [{root!r}, {tests!r}]
-import models
+import runs  # the stub
 import train
 from core.cli import run
-from runs import Stub
-models.NETWORKS["deeplabv2_resnet18"] = Stub
 run(train.main)
 """
 
@@ -277,7 +269,7 @@ def launch(installation: Path, *overrides: str) -> subprocess.Popen[str]:
     """launch/train.sh with two processes, in a session of its own, practically without end."""
     small = (
         "TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 TRAIN.GROUP_SIZE 2 TRAIN.NUM_EPOCHS 100000 TRAIN.SNAPSHOT_ITER 2 "
-        "TRAIN.DEVICE cpu DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 "
+        "TRAIN.DEVICE cpu DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] MODEL.ARCH stub MODEL.LR 1e-5 "
         "LOG.ITER_VAL 100000 LOG.ITER_TARGET 100000"
     ).split()
     mine = {"NUM_GPUS": "2", "PYTHON": sys.executable, "RESUME": str(installation / "baseline.pth")}
@@ -339,7 +331,7 @@ def test_a_launched_run_of_two_processes_is_stopped_goes_on_and_is_killed(instal
     first.send_signal(signal.SIGTERM)
     said = "".join(first.communicate(timeout=600))
     assert first.returncode == 0, said
-    assert "the same command goes on from there" in said and "Traceback" not in said and "error" not in said
+    assert "the same command resumes from there" in said and "Traceback" not in said and "error" not in said
     stopped = last_step(installation)
     assert f"stopped by a signal after {stopped} iterations" in said
 

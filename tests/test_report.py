@@ -258,6 +258,22 @@ def test_mistakes(call: Call, world: Path, options: tuple[str, ...], message: st
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("masks", [True, False])
+def test_nothing_to_average(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: bool) -> None:
+    """Only class 16 occurs, which VAL.IGNORE_CLASS leaves out: in the labels, or in the last validation."""
+    folder = write_run(tmp_path / "run", 3, True, [0.5], world)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:-1]]
+    rows[-1]["iou"] = [None] * 16 + [0.5, None, None]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cv2.imwrite(str(tmp_path / "trains.png"), np.full((4, 6), 16, np.uint8))
+    lists.write(tmp_path / "only.txt", [Sample("trains.png", "trains.png")])
+    given = ["--list", tmp_path / "only.txt", "--root", tmp_path, "--masks", f"a={tmp_path}"] if masks else []
+    monkeypatch.setattr(sys, "argv", ["report.py", *map(str, [folder, "--out", tmp_path / "out", *given])])
+    with pytest.raises(UserError, match=r"has no mIoU on .*VAL.IGNORE_CLASS \[16\]"):
+        report.main()
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("content", [b"no json\n", b"[1]\n", b'{"iter": 1}\n', b"\xff\xfe\n"])
 def test_damaged_metrics(world: Path, tmp_path: Path, content: bytes) -> None:
     folder = write_run(tmp_path / "run", 3, True, [], world)

@@ -90,7 +90,7 @@ def test_statistics_without_labels(call: Call, tree: Path, tmp_path: Path) -> No
         ("0.png 0_label.png\n1.png\n", "1 of 2 lines have a label"),
         ("none.png\n", "none.png"),
         ("0.png 0.png\n", "not a train-ID label"),
-        ("0.png high.png\n", "is no train ID"),
+        ("0.png high.png\n", "is not a train ID"),
     ],
 )
 def test_statistics_of_what_is_wrong(call: Call, tree: Path, text: str, message: str) -> None:
@@ -136,7 +136,7 @@ def target_data(tree: Path, seed: int) -> TargetTraining:
     from core import config
 
     cfg, _ = config.load(str(tree / "cfg.yaml"))
-    return datasets.training(cfg, seed, (0, 1), (0, 0), 0).dataset.target
+    return datasets.Data(cfg, seed).iterations.target
 
 
 def test_views_mapped_back_lie_on_the_reference_frame(tree: Path) -> None:

@@ -2,12 +2,12 @@
 
 A mask is named as its image, `_leftImg8bit` replaced by `_gtFine_labelIds` (infer_val.py writes them so), and
 has the label's full size: nothing is resized here. Pixels whose label is 255 do not count; a prediction of
-255 is wrong. Classes that occur in neither labels nor predictions are left out of the means.
+255 is wrong. Classes that occur in neither labels nor predictions are left out of the means; where no class is left,
+that is an error.
 """
 
 import json
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -35,14 +35,8 @@ EXAMPLES = """examples:
 def pairs_of(name: str, root: Path, predictions: Path) -> list[tuple[Path, Path]]:
     """Prediction and label of each sample of a list; UserError if predictions are missing."""
     samples = lists.read(name, str(root), labels=True)
-    pairs = [
-        (predictions / mask, root / str(sample.label))
-        for mask, sample in zip(lists.mask_names(samples), samples, strict=True)
-    ]
-    missing = [prediction for prediction, _ in pairs if not os.path.isfile(prediction)]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(pairs)} predictions are missing, first: {missing[0]}")
-    return pairs
+    labelled = [root / str(sample.label) for sample in samples]
+    return list(zip(lists.masks_in(predictions, samples), labelled, strict=True))
 
 
 def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
@@ -53,7 +47,7 @@ def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
         num_classes: C.
 
     Raises:
-        UserError: a file is no mask of train ids, or the two differ in size.
+        UserError: a file is not a mask of train ids, or the two differ in size.
     """
     prediction, label = (read_label(path) for path in pair)
     if prediction.shape != label.shape:
@@ -120,6 +114,8 @@ def main() -> None:
     ignore = sorted(set(args.ignore))
     if any(not 0 <= c < classes.num_classes for c in ignore):
         raise UserError(f"--ignore {' '.join(map(str, ignore))}: classes are 0 to {classes.num_classes - 1}")
+    if len(ignore) == classes.num_classes:
+        raise UserError(f"--ignore names all {len(ignore)} classes: leave one for the mean")
     if not args.predictions.is_dir():
         raise UserError(f"--predictions {args.predictions}: there is no such folder")
     pairs = pairs_of(args.list, args.root, args.predictions)
@@ -130,6 +126,9 @@ def main() -> None:
     for counts in parallel_map(job, pairs, args.workers, "evaluating"):
         matrix.table += counts
     result = summary(matrix, classes, ignore, len(pairs))
+    if result["miou"] is None:
+        besides = f" but those of --ignore ({' '.join(map(str, ignore))})" if ignore else ""
+        raise UserError(f"no mIoU: in the {len(pairs)} labels of list {args.list} no pixel has a class{besides}")
     print(table(matrix, result, classes, ignore))
     if args.json:
         write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())

@@ -78,6 +78,7 @@ def compared(
         return validated(read, ignore)
     pairs = comparison.pairs_of(name, Path(root), masks)
     results, scores = comparison.compare(pairs, masks, label_set, ignore)
+    check_means(results, name, ignore)
     shown = comparison.extremes(scores, args.images)
     return {"source": f"{len(pairs)} images of {name}, at the labels' own size", "results": results,
             "shown": [(pairs[i], scores[i], group) for i, group in shown.items()], "masks": masks}
@@ -93,9 +94,18 @@ def validated(read: list[dict[str, Any]], ignore: tuple[int, ...]) -> dict[str, 
     for entry in read:
         iou = entry["iou"][name]
         values = [v for c, v in enumerate(iou) if v is not None and c not in ignore]
-        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / max(1, len(values))})
+        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / len(values) if values else math.nan})
+    check_means(results, name, ignore)
     return {"source": f"last validation of each run on {name}, at the training's crop size", "results": results,
             "shown": [], "masks": []}
+
+
+def check_means(results: list[dict[str, Any]], name: str, ignore: tuple[int, ...]) -> None:
+    """UserError where a result has no class to average over."""
+    for result in results:
+        if math.isnan(result["miou"]):
+            raise UserError(f"{result['name']} has no mIoU on {name}: no class occurs there but those of "
+                            f"VAL.IGNORE_CLASS {list(ignore)}; choose another --list")
 
 
 def page(data: dict[str, Any]) -> bytes:
