@@ -21,6 +21,8 @@ from datasets.transforms import renormalised
 from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
+SOURCE_ONLY = "no BatchNorm: this baseline is trained on the source only"
+
 
 @dataclass(frozen=True)
 class Intervals:
@@ -152,13 +154,13 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     )
 
 
-def introduction(cfg: CfgNode, data: Data, compute: Compute) -> list[str]:
+def introduction(cfg: CfgNode, data: Data, step: BaselineStep | SACStep) -> list[str]:
     """What a run is about to do, in lines for the log."""
-    lines = []
+    lines = [] if isinstance(step, SACStep) or step.adapts else [SOURCE_ONLY]
     if data.missing:
         lines.append(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
     if not data.lists:
         lines.append("there is no list to validate on (VAL.LISTS): validation is left out")
     lines.append(f"the best snapshots are chosen by {data.select}" if data.select
                  else "no list chooses among the snapshots: last.pth is the result")
-    return [*lines, plan(cfg, compute, data.workers, data.seed)]
+    return [*lines, plan(cfg, step.compute, data.workers, data.seed)]

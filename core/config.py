@@ -110,7 +110,7 @@ KEYS = (
         "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
     Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
     Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "standard deviation of the target images (Cityscapes)"),
-    Key("MODEL.ARCH", "deeplabv2_resnet101", _one_of((*NETWORKS, TIMM)),
+    Key("MODEL.ARCH", "deeplabv2_resnet101", Rule(" | ".join((*NETWORKS, TIMM)), lambda v: v in NETWORKS or v == TIMM),
         "the network; timm = MODEL.ENCODER with a light head (docs/encoders.md)"),
     Key("MODEL.ENCODER", "", ANY, "name of the encoder in the package timm; needs MODEL.ARCH timm"),
     Key("MODEL.PATCH_SIZE", 0, COUNT0, "pixels of a patch of MODEL.ENCODER; 0 = as published"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core import distributed
 from core.compute import Compute, Images, Source, Views
-from models import consistency
+from models import consistency, has_batchnorm
 from models.sac import SAC
 
 Values = dict[str, Tensor]  # what an iteration returns, without gradient and over all processes
@@ -86,6 +86,7 @@ class BaselineStep:
         self.student, self.optimiser, self.compute = student, optimiser, compute
         self.network = nn.ModuleDict({"backbone": student})  # under its published name
         self.called = compute.called(student)
+        self.adapts = has_batchnorm(student)  # else the target would move nothing
 
     def __call__(self, source: Source, target: Images, iteration: int) -> Values:
         """Cross-entropy on the source and a step; then the target moves BatchNorm's running statistics."""
@@ -95,10 +96,15 @@ class BaselineStep:
         loss = descend_source(self.called, self.compute, source, distributed.most_of(source.total))
         distributed.sum_gradients(self.student.parameters())
         self.optimiser.step()
-        with torch.no_grad():
-            for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
-                self.compute.logits(self.called, target.image[part])
+        if self.adapts:
+            self.adapt(target)
         return distributed.totals({"loss_ce": loss})
+
+    @torch.no_grad()
+    def adapt(self, target: Images) -> None:
+        """Adaptive BatchNorm: a pass over the target, for its statistics alone."""
+        for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
+            self.compute.logits(self.called, target.image[part])
 
 
 class SACStep:

@@ -76,7 +76,7 @@ class Trainer:
         self.read_at, self.batches = time.monotonic(), iter(())
         distributed.on_first(partial(write_bytes, folder.logs / "config.yaml", self.identity["config"].encode()))
         origin_lines = (f"{name}: {value}" for name, value in self.told["origin"].items())
-        for line in (*origin_lines, *(notes or []), *begun.lines, *build.introduction(cfg, self.data, compute)):
+        for line in (*origin_lines, *(notes or []), *begun.lines, *build.introduction(cfg, self.data, self.step)):
             self.log.say(line)
         if self.data.select and (trained := self.data.trained_on(self.data.select)):
             self.log.warn(f"{trained} images of {self.data.select} are trained on too: the score is optimistic, and "
