@@ -166,7 +166,7 @@ class TimmNetwork(nn.Module):
         if convert is None:
             return weights, []
         try:
-            taken = convert(weights, model)
+            taken = convert(dict(weights), model)
         except Exception as error:  # tensors that it does not expect let it raise anything
             raise UserError(f"{mismatch}: {str(error).strip() or type(error).__name__}") from error
         memory = {tensor.untyped_storage().data_ptr() for tensor in taken.values()}
