@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,12 @@ from yacs.config import CfgNode
 from core import config, distributed, optim
 from core.cli import UserError
 from core.compute import Compute, Inputs, uses_bfloat16
+from core.log import Log
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
-from datasets import Data, target_images
+from core.validation import Validation
+from datasets import Data, labels, target_images
+from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
 from models import build, has_batchnorm, synchronised
@@ -55,6 +58,13 @@ def start_processes(cfg: CfgNode) -> torch.device:
                         f"iteration: use at most {cfg.TRAIN.BATCH_SIZE} (NUM_GPUS), or a larger TRAIN.BATCH_SIZE")
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.TRAIN.DETERMINISTIC
     return device
+
+
+def label_set(cfg: CfgNode) -> LabelSet:
+    """The classes; UserError where VAL.IGNORE_CLASS does not go with them."""
+    found = labels.load(cfg.DATASET.CLASSES)
+    config.check_classes(cfg, found.num_classes)
+    return found
 
 
 def default_workers() -> int:
@@ -125,12 +135,19 @@ def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
     return Inputs(device, source, target, totals, seed)
 
 
+def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callable[..., int]) -> Validation:
+    """What measures while training."""
+    picture = tuple(cfg.TB.IM_SIZE)
+    return Validation(data, label_set(cfg), cfg.VAL.IGNORE_CLASS, inputs, log, picture, agree)
+
+
 def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     """What a snapshot of this run says of it, and has to say for the run to continue from it."""
     lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
-        "config": cfg.dump(), "arch": cfg.MODEL.ENCODER or cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+        "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
+        "num_epochs": cfg.TRAIN.NUM_EPOCHS,
     }
 
 
@@ -154,13 +171,17 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     )
 
 
-def introduction(cfg: CfgNode, data: Data, step: BaselineStep | SACStep) -> list[str]:
-    """What a run is about to do, in lines for the log."""
-    lines = [] if isinstance(step, SACStep) or step.adapts else [SOURCE_ONLY]
+def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) -> None:
+    """Say what a run is about to do."""
+    if cfg.MODEL.BASELINE and not step.adapts:
+        log.say(SOURCE_ONLY)
     if data.missing:
-        lines.append(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
+        log.say(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
     if not data.lists:
-        lines.append("there is no list to validate on (VAL.LISTS): validation is left out")
-    lines.append(f"the best snapshots are chosen by {data.select}" if data.select
-                 else "no list chooses among the snapshots: last.pth is the result")
-    return [*lines, plan(cfg, step.compute, data.workers, data.seed)]
+        log.say("there is no list to validate on (VAL.LISTS): validation is left out")
+    log.say(f"the best snapshots are chosen by {data.select}" if data.select
+            else "no list chooses among the snapshots: last.pth is the result")
+    if data.select and (trained := data.trained_on(data.select)):
+        log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
+                 "images choose a snapshot (VAL.SELECT names another list)")
+    log.say(plan(cfg, step.compute, data.workers, data.seed))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core import distributed
 from core.cli import UserError
 from core.files import atomic_write
 from core.tensor_files import numpy_scalars
@@ -166,9 +167,12 @@ class Best:
         """The best snapshot of those kept, the earlier at a tie."""
         return self.folder / min(self.kept, key=lambda entry: (-entry[0], entry[1]))[2]
 
-    def begin(self) -> None:
-        """A new run owns no snapshot that lies there already."""
-        self._written.unlink(missing_ok=True)
+    def begin(self, kept: list | None) -> None:
+        """Own what the run had kept; a new run (None) owns no snapshot that lies there already."""
+        if kept is not None:
+            self.kept = [tuple(entry) for entry in kept]
+        elif distributed.rank() == 0:
+            self._written.unlink(missing_ok=True)
 
     def offer(self, score: float, epoch: int, state: Mapping[str, Any]) -> bool:
         """Write the snapshot if it is among the best three; `tidy` removes what it displaces."""

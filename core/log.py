@@ -234,7 +234,8 @@ class Log:
                 stack.callback(file.close)
 
 
-def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
+def progress_bar(title: str, total: int, done: int, unit: str) -> tqdm:
     """A tqdm bar on the first process's terminal, if it has one, that survives the terminal's end."""
     disable = distributed.rank() != 0 or not SCREEN.isatty()
-    return tqdm(*args, file=SCREEN, dynamic_ncols=True, disable=disable, **kwargs)
+    return tqdm(desc=title, total=total, initial=done, unit=unit, mininterval=1.0, leave=False, file=SCREEN,
+                dynamic_ncols=True, disable=disable)

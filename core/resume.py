@@ -31,7 +31,7 @@ class Progress:
 # What else a run keeps in its snapshot, and needs to continue.
 KEPT = {
     "seed": int, "baseline": bool, "per_epoch": int, "lists": dict, "config": str, "alarms": dict, "kept": list,
-    "log": dict, "rng": torch.Tensor,
+    "log": dict, "skipped": dict, "rng": torch.Tensor,
 }
 
 

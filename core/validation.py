@@ -116,7 +116,7 @@ class Validation:
     def _watched(self, loader: DataLoader, name: str) -> Iterator[Any]:
         """The loader's batches with a bar; `agree` is called as often on every process, with what went wrong here."""
         batches = datasets.batches(loader)
-        with progress_bar(total=len(loader), desc=name, unit="batch", leave=False) as bar:
+        with progress_bar(name, len(loader), 0, "batch") as bar:
             for _ in range(distributed.largest(len(loader))):
                 batch = error = None
                 try:

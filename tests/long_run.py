@@ -91,7 +91,8 @@ def check(
     small_tree.make(tree)
     epochs = -(-iterations // 4)  # of 16 images, 4 an iteration
     settings = ("MODEL.ARCH", network, "TRAIN.NUM_EPOCHS", str(epochs), "LOG.ITER_VAL",
-                str(max(1, epochs // 5)), "LOG.ITER_TARGET", str(max(1, epochs // 4)), "TRAIN.SNAPSHOT_ITER", "7", "MODEL.LR", "1e-5")
+                str(max(1, epochs // 5)), "LOG.ITER_TARGET", str(max(1, epochs // 4)),
+                "TRAIN.SNAPSHOT_ITER", "7", "MODEL.LR", "1e-5")
     whole, broken = (Run(folder / name, tree, *settings) for name in ("undisturbed", "disturbed"))
     start, file = time.monotonic(), folder / "memory.txt"
     process = whole.start(before=partial(measured, str(file), max(1, warm_up // 10)))

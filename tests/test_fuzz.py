@@ -81,7 +81,7 @@ def snapshot() -> dict:
     sac.backbone(torch.zeros(1, 3, 16, 16)).sum().backward()
     optimiser.step()
     own = {"seed": 0, "baseline": False, "per_epoch": 4, "lists": {}, "config": "{}", "kept": [],
-           "alarms": {}, "log": {}}
+           "alarms": {}, "log": {}, "skipped": {}}
     return resume.snapshot(resume.Progress(step=1, iteration=1), sac, optimiser, 0.5, own)
 
 
