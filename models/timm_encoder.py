@@ -73,10 +73,11 @@ class Encoder(nn.Module):
         prefix, grid = embedding.tensor_split([tokens], dim=1)
         rows, columns = (side // s for side, s in zip(x.shape[2:], patches.patch_size, strict=True))
         patches.grid_size = (rows, columns)  # so that timm does not resize them once more
-        with torch.autocast(x.device.type, enabled=False):
-            vertical, horizontal = bicubic(rows, self.grid[0], x.device), bicubic(columns, self.grid[1], x.device)
-            grid = torch.einsum("ih,jw,bhwd->bijd", vertical, horizontal, grid.unflatten(1, self.grid))
-        return {"model.pos_embed": torch.cat([prefix, grid.flatten(1, 2)], dim=1)}
+        vertical, horizontal = bicubic(rows, self.grid[0], x.device), bicubic(columns, self.grid[1], x.device)
+        # In double precision, which no autocast lowers.
+        grid = torch.einsum("ih,jw,bhwd->bijd", vertical.double(), horizontal.double(),
+                            grid.unflatten(1, self.grid).double())
+        return {"model.pos_embed": torch.cat([prefix, grid.flatten(1, 2).to(prefix.dtype)], dim=1)}
 
 
 class Head(nn.Module):
