@@ -231,7 +231,8 @@ def main() -> None:
     network = load_network(
         cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     network = network.to(device, memory_format=torch.channels_last)
-    compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
+    compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE,
+                      float16=cfg.TRAIN.PRECISION == "float16")
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from core import config, distributed, optim
+from core import config, distributed, optim, resume
 from core.cli import UserError
 from core.compute import Compute, Inputs, uses_bfloat16
 from core.log import Log
+from core.recompute import recompute
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
 from core.validation import Validation
@@ -76,7 +77,8 @@ def default_workers() -> int:
 def compute(cfg: CfgNode, device: torch.device) -> Compute:
     """How the networks run."""
     train = cfg.TRAIN
-    return Compute(device, uses_bfloat16(train.PRECISION, device), train.MICRO_BATCH, train.COMPILE)
+    bfloat16, float16 = uses_bfloat16(train.PRECISION, device), train.PRECISION == "float16"
+    return Compute(device, bfloat16, train.MICRO_BATCH, train.COMPILE, float16)
 
 
 def constants(cfg: CfgNode) -> Method:
@@ -87,7 +89,7 @@ def constants(cfg: CfgNode) -> Method:
         net_momentum=model.NET_MOMENTUM, net_momentum_iter=model.NET_MOMENTUM_ITER,
         stat_momentum=model.STAT_MOMENTUM, fusion=model.CONF_POOL if model.CONF_POOL_ON else "",
         upper=model.RUN_CONF_UPPER, lower=model.RUN_CONF_LOWER, beta=model.THRESHOLD_BETA,
-        discount=model.CONF_DISCOUNT, loss=model.LOSS, focal_p=model.FOCAL_P,
+        discount=model.CONF_DISCOUNT, loss=model.LOSS, focal_p=model.FOCAL_P, ramp=model.LR_TARGET_RAMP,
     )
 
 
@@ -101,13 +103,22 @@ def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineSte
         init: file of ImageNet weights, or "" for random ones.
     """
     student = _network(cfg, compute, classes, init)
+    if cfg.TRAIN.CHECKPOINT:
+        recompute(student)
     model = cfg.MODEL
     optimiser = optim.build_optimiser(
-        student, model.OPT, model.LR, model.MOMENTUM, model.OPT_NESTEROV, model.WEIGHT_DECAY, model.BETA1)
+        student, model.OPT, model.LR, model.MOMENTUM, model.OPT_NESTEROV, model.WEIGHT_DECAY, model.BETA1,
+        model.LAYER_DECAY)
     if not cfg.MODEL.BASELINE:
         network = SAC(student, _network(cfg, compute, classes, ""), classes).to(compute.device)
-        return SACStep(network, optimiser, compute, constants(cfg))
-    return BaselineStep(student, optimiser, compute)
+        return SACStep(network, optimiser, compute, constants(cfg), model.CLIP_GRAD)
+    return BaselineStep(student, optimiser, compute, model.CLIP_GRAD)
+
+
+def rates(cfg: CfgNode, optimiser: torch.optim.Optimizer, progress: resume.Progress, per_epoch: int) -> optim.Rates:
+    """The learning rates of the run, whose length does not depend on where it is."""
+    total = progress.step + (cfg.TRAIN.NUM_EPOCHS - progress.epoch) * per_epoch - progress.iteration
+    return optim.Rates(optimiser, cfg.MODEL.SCHEDULE, cfg.MODEL.WARMUP_ITER, total)
 
 
 def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Module:
@@ -167,7 +178,7 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     return (
         f"plan: {train.BATCH_SIZE} source images and {targets} target images{views} per iteration{raised}, "
         f"{processes} process{'es' if processes > 1 else ''}, micro-batch {train.MICRO_BATCH or 'all at once'}, "
-        f"{'bfloat16' if compute.bfloat16 else 'float32'} networks, {workers} loader workers per process, seed {seed}"
+        f"{compute.precision} networks, {workers} loader workers per process, seed {seed}"
     )
 
 

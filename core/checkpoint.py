@@ -130,7 +130,7 @@ def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Pat
 def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], path: str | Path) -> bool:
     own = optimiser.state_dict()
     sizes = [[len(g.get("params", ())) for g in d["param_groups"]] for d in (own, saved)]
-    wanted = "exp_avg" if isinstance(optimiser, torch.optim.Adam) else "momentum_buffer"
+    wanted = "exp_avg" if isinstance(optimiser, (torch.optim.Adam, torch.optim.AdamW)) else "momentum_buffer"
     if sizes[0] != sizes[1] or not all(wanted in s for s in saved["state"].values()):
         return False
     parameters = [p for group in optimiser.param_groups for p in group["params"]]

@@ -1,18 +1,22 @@
 """The device: batches come to it and are normalised; networks run on it in some precision and by micro-batches."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core import distributed
+from core.cli import UserError
 from datasets.iterations import Iteration
 from datasets.source import ImageBatch, SourceBatch
 from datasets.target import TargetBatch
 from datasets.transforms import normalise
 
+# What torch's scaler keeps.
+SCALER = {
+    "scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int, "_growth_tracker": int}
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and deviation of red, green, blue, in 0 ... 1
 
 
@@ -24,14 +28,41 @@ class Compute:
         bfloat16: autocast around the networks, and around nothing else.
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
+        float16: autocast to float16 in the place of bfloat16, with losses scaled so that no gradient becomes 0.
     """
 
-    def __init__(self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, float16: bool = False
+    ) -> None:
         self.device, self.bfloat16, self.micro_batch, self.compiled = device, bfloat16, micro_batch, compiled
+        self.float16, self.scaler = float16, torch.amp.GradScaler(device.type, enabled=float16)
+
+    @property
+    def precision(self) -> str:
+        """Of the networks."""
+        return "float16" if self.float16 else "bfloat16" if self.bfloat16 else "float32"
+
+    def state(self) -> dict[str, Any]:
+        """What a snapshot needs of it, as plain values."""
+        return {"scaler": self.scaler.state_dict()} if self.float16 else {}
+
+    def restore(self, state: Mapping[str, Any], path: str) -> None:
+        """Take over what a run has kept by `state` in the snapshot `path`, as far as it is needed now.
+
+        Raises:
+            UserError: it makes no sense.
+        """
+        if self.float16 and "scaler" in state:
+            try:
+                self.scaler.load_state_dict({name: kind(state["scaler"][name]) for name, kind in SCALER.items()})
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path} is damaged: its entry 'scaler' makes no sense; start from an earlier snapshot "
+                                "with --resume and another --run") from None
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        kind = torch.float16 if self.float16 else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.precision != "float32"):
             logits = network(image, seeds)
         return logits.float()
 

@@ -58,6 +58,8 @@ class Trainer:
         self.best.begin(begun.own and begun.own["kept"])
         if begun.own is not None:
             self.alarms.memory, self.tally.files = begun.own["alarms"], self.tally.files | begun.own["skipped"]
+            compute.restore(begun.own, str(folder.last))
+        self.rates = build.rates(cfg, self.step.optimiser, self.progress, self.data.iterations.per_epoch)
         distributed.on_first(partial(self.log.begin, self.progress.step, begun.own and begun.own["log"]))
         self.inputs = build.inputs(cfg, device, seed)
         sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
@@ -113,7 +115,8 @@ class Trainer:
     def train_on(self, batch: Iteration) -> None:
         """One iteration."""
         p = self.progress
-        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
+        self.rates(p.step)
+        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration, p.step)
         p.iteration, p.step = p.iteration + 1, p.step + 1
         position, index = {"epoch": p.epoch + 1, "iter": p.step}, batch.source and batch.source.index
         files = partial(self.data.iterations.files, index, batch.target.index)
@@ -167,7 +170,8 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """A snapshot."""
-        own = {**self.identity, **self.told, "alarms": self.alarms.memory, "skipped": self.tally.files,
+        own = {**self.identity, **self.told, **self.step.compute.state(),
+               "alarms": self.alarms.memory, "skipped": self.tally.files,
                "kept": [list(entry) for entry in self.best.kept], "log": self.log.position(self.progress.step)}
         return resume.snapshot(self.progress, self.step.network, self.step.optimiser, self.best.score, own)
 

@@ -174,6 +174,21 @@ class TimmNetwork(nn.Module):
         return taken, [name for name, tensor in weights.items()
                        if name not in taken and tensor.untyped_storage().data_ptr() not in memory]
 
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that timm's recipes never let decay, such as tokens and position embeddings."""
+        names = getattr(self.encoder.model, "no_weight_decay", set)()
+        return {f"encoder.model.{name}" for name in names}
+
+    def layers_behind(self) -> dict[str, int]:
+        """How many layers come between each of the encoder's parameters and its last layer, by name."""
+        from timm.models import group_parameters
+
+        model = self.encoder.model
+        if not hasattr(model, "group_matcher"):
+            raise UserError(f"{type(model).__name__} has no layers in timm to tell apart: leave MODEL.LAYER_DECAY at 1")
+        layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
+        return {f"encoder.model.{name}": max(layers.values()) - layer for name, layer in layers.items()}
+
     def _draw_paths(self, seeds: Tensor | None, device: torch.device) -> None:
         """Decide on the paths that are dropped, by each image's seed alone."""
         if not self.paths:
