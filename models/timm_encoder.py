@@ -59,25 +59,30 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Images [B,3,H,W], H and W multiples of every stride s -> features [B,channels,H/s,W/s] of each stage."""
-        return self.model.forward_intermediates(x, indices=self.stages, norm=True, intermediates_only=True)
+        published = self.model._parameters.get("pos_embed")
+        if self.grid is not None:
+            self.model._parameters["pos_embed"] = self._positions(x)
+        try:
+            return self.model.forward_intermediates(x, indices=self.stages, norm=True, intermediates_only=True)
+        finally:
+            if self.grid is not None:
+                self.model._parameters["pos_embed"] = published
 
-    def positions(self, x: Tensor) -> dict[str, Tensor]:
-        """The position embeddings for images [B,3,H,W], by their name here; {} where the encoder has none.
+    def _positions(self, x: Tensor) -> Tensor:
+        """The position embeddings for images [B,3,H,W].
 
         The parameter keeps its published size, so that a snapshot fits every crop.
         """
-        if self.grid is None:
-            return {}
         embedding, patches = self.model.pos_embed, self.model.patch_embed
         tokens = embedding.shape[1] - math.prod(self.grid)  # such as the class token; they stay
-        prefix, grid = embedding.tensor_split([tokens], dim=1)
+        prefix, grid = embedding[:, :tokens], embedding[:, tokens:]
         rows, columns = (side // s for side, s in zip(x.shape[2:], patches.patch_size, strict=True))
         patches.grid_size = (rows, columns)  # so that timm does not resize them once more
         vertical, horizontal = bicubic(rows, self.grid[0], x.device), bicubic(columns, self.grid[1], x.device)
         # In double precision, which no autocast lowers.
-        grid = torch.einsum("ih,jw,bhwd->bijd", vertical.double(), horizontal.double(),
-                            grid.unflatten(1, self.grid).double())
-        return {"model.pos_embed": torch.cat([prefix, grid.flatten(1, 2).to(prefix.dtype)], dim=1)}
+        grid = grid.double().transpose(1, 2).unflatten(2, self.grid)  # [1,D,height,width]
+        grid = vertical.double() @ grid @ horizontal.double().T  # [1,D,rows,columns]
+        return torch.cat([prefix, grid.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
 class Head(nn.Module):
@@ -139,8 +144,7 @@ class TimmNetwork(nn.Module):
         self._draw_paths(seeds, x.device)
         bottom, right = (-side % self.patch for side in x.shape[2:])
         padded = F.pad(x, (0, right, 0, bottom))
-        maps = torch.func.functional_call(self.encoder, self.encoder.positions(padded), (padded,))
-        return self.head(maps, self.encoder.strides, x.shape[2:])
+        return self.head(self.encoder(padded), self.encoder.strides, x.shape[2:])
 
     def new_modules(self) -> list[nn.Module]:
         """The modules without published weights: the head."""
@@ -277,6 +281,8 @@ def _own_randomness(model: nn.Module, drop_path: float) -> None:
     from timm.layers import DropPath as Drawn
 
     for module in list(model.modules()):
+        if hasattr(module, "aug_active"):  # of rotary embeddings
+            module.aug_active = False
         for name, child in module.named_children():
             if isinstance(child, Drawn):
                 setattr(module, name, DropPath(child.drop_prob) if drop_path and child.drop_prob else nn.Identity())

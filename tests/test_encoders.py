@@ -1,6 +1,7 @@
 """timm's encoders: every one passes the same identities, with random weights and small images."""
 
 import copy
+from functools import partial
 
 import batches
 import pytest
@@ -17,6 +18,7 @@ from models.consistency import upsample
 from models.resampling import bicubic, linear, stride_8
 from models.sac import freeze_batchnorm
 from models.timm_encoder import TESTED, choose
+from tools import export
 
 timm = pytest.importorskip("timm", reason="timm is not installed (requirements-encoders.txt)")
 
@@ -24,17 +26,41 @@ CLASSES, SIZE = 5, (32, 64)
 NORMED = {"tf_efficientnet_lite0", "resnet50"}  # with BatchNorm
 
 
+# The same architectures with fewer blocks, for what runs them often.
+SHALLOW = {
+    "tf_efficientnet_lite0": {}, "convnext_tiny": {"depths": (1, 1, 1, 1)}, "pvt_v2_b2": {"depths": (1, 1, 1, 1)},
+    "swinv2_tiny_window8_256": {"depths": (2, 1, 1, 1)}, "vit_small_patch14_dinov2": {"depth": 4},
+    "vit_small_patch16_dinov3": {"depth": 4}, "resnet50": {"layers": (1, 1, 1, 1)},
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module", params=TESTED)
 def network(request: pytest.FixtureRequest) -> nn.Module:
-    """Each of them for 5 classes."""
+    """Each of them, for 5 classes."""
     torch.manual_seed(0)
     network = build("timm", CLASSES, encoder=request.param)
     network.name = request.param
+    return network
+
+
+def shallow(name: str, **options: float) -> nn.Module:
+    """One of them with fewer blocks."""
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "create_model", partial(timm.create_model, **SHALLOW[name]))
+        network = build("timm", CLASSES, encoder=name, **options)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.ndim == 1 and parameter.abs().max() < 0.1:  # some start with branches of next to nothing
                 parameter.add_(torch.rand_like(parameter) / 2)
+    network.name = name
     return network
+
+
+@pytest.fixture(scope="module", params=TESTED)
+def small(request: pytest.FixtureRequest) -> nn.Module:
+    """Each of them with fewer blocks."""
+    return shallow(request.param)
 
 
 def images(batch: int, height: int, width: int) -> Tensor:
@@ -61,7 +87,7 @@ def test_what_is_padded_is_cut_off_again(network: nn.Module) -> None:
     height, width = -(-61 // patch) * patch, -(-83 // patch) * patch
     padded = F.pad(x, (0, width - 83, 0, height - 61))
     encoder = network.encoder
-    maps = torch.func.functional_call(encoder, encoder.positions(padded), (padded,))
+    maps = encoder(padded)
     assert [m.shape[2:] for m in maps] == [(height // s, width // s) for s in encoder.strides]
     torch.testing.assert_close(network(x), network.head(maps, encoder.strides, (61, 83)))
 
@@ -83,17 +109,17 @@ def baseline(network: nn.Module) -> BaselineStep:
     return BaselineStep(student, build_optimiser(student, "SGD", 1e-3, 0.9, False, 0.0), Compute(batches.CPU, False))
 
 
-def test_baseline_trains_every_parameter_and_adapts_batchnorm_alone(network: nn.Module) -> None:
-    step, target = baseline(network), Images(images(2, *SIZE), 2)
+def test_baseline_trains_every_parameter_and_adapts_batchnorm_alone(small: nn.Module) -> None:
+    step, target = baseline(small), Images(images(2, *SIZE), 2)
     values = step(batches.source(2, SIZE, CLASSES), target, 0)
     assert torch.isfinite(values["loss_ce"])
     assert all(parameter.grad is not None for parameter in step.student.parameters())
-    other = baseline(network)
+    other = baseline(small)
     other(batches.source(2, SIZE, CLASSES), target._replace(image=target.image + 1), 0)
     ours, theirs = step.student.state_dict(), other.student.state_dict()
     moved = [name for name in ours if not torch.equal(ours[name], theirs[name])]
     assert all("running" in name for name in moved)
-    assert bool(moved) == step.adapts == (network.name in NORMED)
+    assert bool(moved) == step.adapts == (small.name in NORMED)
 
 
 def sac(network: nn.Module, micro_batch: int) -> SACStep:
@@ -101,8 +127,8 @@ def sac(network: nn.Module, micro_batch: int) -> SACStep:
     return batches.sac_step(student, teacher, CLASSES, 2, micro_batch=micro_batch, lr=1e-4)
 
 
-def test_micro_batches_of_sac_are_the_whole_batch(network: nn.Module) -> None:
-    whole, parts = sac(network, 0), sac(network, 1)
+def test_micro_batches_of_sac_are_the_whole_batch(small: nn.Module) -> None:
+    whole, parts = sac(small, 0), sac(small, 1)
     ours, theirs = (step(batches.source(2, SIZE, CLASSES), batches.views(1, 2, SIZE), 0) for step in (whole, parts))
     assert ours["kept"] > 0.1 and ours["self_ce"] > 0
     for name, value in ours.items():
@@ -112,33 +138,46 @@ def test_micro_batches_of_sac_are_the_whole_batch(network: nn.Module) -> None:
         tolerance = 1e-4 * parameter.grad.abs().max().item() + 1e-7
         torch.testing.assert_close(others[name].grad, parameter.grad, rtol=0, atol=tolerance, msg=name)
     names = set(whole.network.state_dict())
-    assert names == {f"{net}.{name}" for net in ("backbone", "slow_net") for name in network.state_dict()} | {
+    assert names == {f"{net}.{name}" for net in ("backbone", "slow_net") for name in small.state_dict()} | {
         "running_conf", "slow_init"}
 
 
-def test_a_process_without_images_gives_a_gradient_of_zero(network: nn.Module) -> None:
-    network.eval()
-    logits = network(images(1, *SIZE)[:0])
+def test_a_process_without_images_gives_a_gradient_of_zero(small: nn.Module) -> None:
+    small.eval()
+    logits = small(images(1, *SIZE)[:0])
     assert logits.shape == (0, CLASSES, 5, 9)
-    network.zero_grad()
+    small.zero_grad()
     logits.mean().mul(0).backward()
-    assert all(p.grad is None or not p.grad.any() for p in network.parameters())
+    assert all(p.grad is None or not p.grad.any() for p in small.parameters())
 
 
-def test_paths_are_dropped_by_seed(network: nn.Module) -> None:
+def test_paths_are_dropped_by_seed(small: nn.Module) -> None:
     """Which ones depends on the image's seed alone, as dropout's channels do in FCN-8s."""
-    torch.manual_seed(0)
-    dropping = build("timm", CLASSES, encoder=network.name, drop_path=0.5)
-    dropping.load_state_dict(network.state_dict())
-    network.eval()
+    dropping = shallow(small.name, drop_path=0.9)  # the blocks before the last have less
+    dropping.load_state_dict(small.state_dict())
+    small.eval()
     freeze_batchnorm(dropping.train())
     x, seeds = images(2, *SIZE), torch.tensor([5, 6])
     with torch.no_grad():
         plain, dropped = dropping(x), dropping(x, seeds)
-        assert torch.equal(plain, network(x)) and not torch.allclose(plain, dropped)
+        assert torch.equal(plain, small(x)) and not torch.allclose(plain, dropped)
         single = torch.cat([dropping(x[i : i + 1], seeds[i : i + 1]) for i in (0, 1)])
         torch.testing.assert_close(dropped, single, rtol=0, atol=1e-4 * dropped.std().item())
         assert torch.equal(dropping(x), plain)
+
+
+def test_onnx_gives_the_same_at_three_sizes(small: nn.Module) -> None:
+    pytest.importorskip("onnxruntime")
+    whole = export.Upsampled(small).eval()
+    content = export.to_onnx(whole).SerializeToString()
+    for same, error in export.compare(whole, content):
+        assert same >= export.AGREE and error <= export.TOLERANCE
+
+
+def test_rotations_for_onnx_are_timm_s() -> None:
+    rope = shallow("vit_small_patch16_dinov3").encoder.model.rope
+    for shape in ((4, 8), (16, 16), (7, 3), (1, 2)):
+        torch.testing.assert_close(export.rotations(rope, shape), rope.get_embed(shape))
 
 
 def test_what_the_head_looks_at() -> None:
