@@ -12,13 +12,13 @@ from yacs.config import CfgNode
 
 from core import config, distributed, optim, resume
 from core.cli import UserError
-from core.compute import Compute, Inputs, uses_bfloat16
+from core.compute import Compute, Inputs
 from core.log import Log
 from core.recompute import recompute
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
 from core.validation import Validation
-from datasets import Data, labels, target_images
+from datasets import Data, check_shared_memory, labels, target_images
 from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
@@ -26,6 +26,7 @@ from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
 SOURCE_ONLY = "no BatchNorm: this baseline is trained on the source only"
+MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
 
 
 @dataclass(frozen=True)
@@ -68,17 +69,22 @@ def label_set(cfg: CfgNode) -> LabelSet:
     return found
 
 
-def default_workers() -> int:
-    """Loader processes per training process: its share of the machine's cores, at most 8."""
+def workers(cfg: CfgNode, given: int | None) -> int:
+    """Loader processes per training process: those given, or its share of the machine's cores, at most 16.
+
+    Raises:
+        UserError: there is too little shared memory for them.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(8, cores() // here))
+    chosen = max(1, min(MOST_WORKERS, cores() // here)) if given is None else given
+    check_shared_memory(cfg, chosen, distributed.size(), here)
+    return chosen
 
 
 def compute(cfg: CfgNode, device: torch.device) -> Compute:
     """How the networks run."""
     train = cfg.TRAIN
-    bfloat16, float16 = uses_bfloat16(train.PRECISION, device), train.PRECISION == "float16"
-    return Compute(device, bfloat16, train.MICRO_BATCH, train.COMPILE, float16)
+    return Compute.of(train.PRECISION, device, train.MICRO_BATCH, train.COMPILE)
 
 
 def constants(cfg: CfgNode) -> Method:
@@ -196,3 +202,6 @@ def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) 
         log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
                  "images choose a snapshot (VAL.SELECT names another list)")
     log.say(plan(cfg, step.compute, data.workers, data.seed))
+    if (machines := distributed.machines()) > 1:
+        log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "
+                "first alone reads the snapshot to start from, and writes snapshots and logs")

@@ -28,23 +28,30 @@ class Compute:
         bfloat16: autocast around the networks, and around nothing else.
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
+        tf32: let the GPU's convolutions, which only networks have, round their inputs to TF32.
         float16: autocast to float16 in the place of bfloat16, with losses scaled so that no gradient becomes 0.
     """
 
     def __init__(
-        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, float16: bool = False
+        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, tf32: bool = False,
+        float16: bool = False,
     ) -> None:
         self.device, self.bfloat16, self.micro_batch, self.compiled = device, bfloat16, micro_batch, compiled
-        self.float16, self.scaler = float16, torch.amp.GradScaler(device.type, enabled=float16)
+        self.precision = "float16" if float16 else "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=float16)
+        if device.type == "cuda":
+            # torch allows it by default. The mathematics' matrix products (affine_grid's) stay exact in any case.
+            torch.backends.cudnn.allow_tf32 = tf32
 
-    @property
-    def precision(self) -> str:
-        """Of the networks."""
-        return "float16" if self.float16 else "bfloat16" if self.bfloat16 else "float32"
+    @classmethod
+    def of(cls, precision: str, device: torch.device, micro_batch: int = 0, compiled: bool = False) -> "Compute":
+        """From TRAIN.PRECISION; TF32 is float32 where the device has none."""
+        tf32 = precision == "tf32" and device.type == "cuda"
+        return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32, precision == "float16")
 
     def state(self) -> dict[str, Any]:
         """What a snapshot needs of it, as plain values."""
-        return {"scaler": self.scaler.state_dict()} if self.float16 else {}
+        return {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
 
     def restore(self, state: Mapping[str, Any], path: str) -> None:
         """Take over what a run has kept by `state` in the snapshot `path`, as far as it is needed now.
@@ -52,17 +59,26 @@ class Compute:
         Raises:
             UserError: it makes no sense.
         """
-        if self.float16 and "scaler" in state:
+        if self.scaler.is_enabled() and "scaler" in state:
             try:
                 self.scaler.load_state_dict({name: kind(state["scaler"][name]) for name, kind in SCALER.items()})
             except (KeyError, TypeError, ValueError):
                 raise UserError(f"{path} is damaged: its entry 'scaler' makes no sense; start from an earlier snapshot "
                                 "with --resume and another --run") from None
 
+    def too_much(self, totals: Sequence[int]) -> str:
+        """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
+        most = max(map(distributed.most_of, totals))
+        most = min(self.micro_batch or most, most)
+        if most == 1:
+            return ("the GPU's memory does not hold the passes of one image (TRAIN.MICRO_BATCH is 1): use a smaller "
+                    "DATASET.CROP_SIZE, or a GPU with more memory")
+        return f"the GPU's memory does not hold {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
+
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""
-        kind = torch.float16 if self.float16 else torch.bfloat16
-        with torch.autocast(self.device.type, kind, enabled=self.precision != "float32"):
+        kind = torch.float16 if self.precision == "float16" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.precision.endswith("16")):
             logits = network(image, seeds)
         return logits.float()
 

@@ -55,7 +55,7 @@ infer() { # RUN CONFIG LIST [ARGUMENT ...]
 }
 evaluate() { # RUN
     py tools/evaluate.py --predictions "$home/masks/$1/val_cityscapes" --list val_cityscapes --root $data \
-        --json "$home/$1.json"
+        --json "$home/$1.json" --force
 }
 
 stage worlds py tools/make_streets.py --out $data --seed "$seed" --worlds gta,cityscapes --calm \
@@ -65,7 +65,7 @@ stage lists py tools/make_lists.py --root $data --out $data
 stage baseline train baseline demo --set DATASET.ROOT $data
 stage infer_target infer baseline demo train_cityscapes
 stage weights py tools/compute_image_weights.py --labels $home/masks/baseline/train_cityscapes \
-    --out $home/cs_weights.data
+    --out $home/cs_weights.data --force
 stage sac train sac demo_train --resume $home/snapshots/cityscapes/demo/baseline/last.pth \
     --set DATASET.ROOT $data DATASET.SAMPLE_WEIGHTS $home/cs_weights.data
 stage infer_baseline infer baseline demo val_cityscapes
@@ -79,5 +79,5 @@ if [ $oracle = yes ]; then
     stage evaluate_oracle evaluate oracle
 fi
 py tools/report.py $home/logs/cityscapes/demo/baseline $home/logs/cityscapes/demo/sac --out results/demo/report \
-    --root $data --masks baseline=$home/masks/baseline/val_cityscapes sac=$home/masks/sac/val_cityscapes
-py tools/summarise_demo.py --folder "$home" --out results/demo --seed "$seed"
+    --root $data --force --masks baseline=$home/masks/baseline/val_cityscapes sac=$home/masks/sac/val_cityscapes
+py tools/summarise_demo.py --folder "$home" --out results/demo --seed "$seed" --force

@@ -1,13 +1,13 @@
 """The segmentation networks by name, initialised at random or from ImageNet (docs/method.md section 2)."""
 
 import logging
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from core import tensor_files
 from core.cli import UserError
 from models.deeplabv2 import deeplabv2_resnet18, deeplabv2_resnet101, deeplabv2_vgg16_bn
 from models.fcn import fcn_vgg16_bn
@@ -63,28 +63,15 @@ def _initialise(network: nn.Module, weights: dict[str, Tensor], mismatch: str) -
 
 def _read_weights(path: str, encoder: str = "") -> dict[str, Tensor]:
     """The tensors of a weights file, by name, without running code from it; else a UserError."""
-    if not os.path.isfile(path):
-        fetches = f"python tools/download.py encoder {encoder}" if encoder else "bash tools/download_imagenet.sh"
-        raise UserError(f"no ImageNet weights at {path}; `{fetches}` fetches them")
-    try:
-        weights = _safetensors(path) if path.endswith(".safetensors") else torch.load(path, "cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # what a file of anything else lets its reader raise has no bound
-        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__})") from error
+    fetches = f"python tools/download.py encoder {encoder}" if encoder else "bash tools/download_imagenet.sh"
+    weights = tensor_files.read(path, "file of ImageNet weights", f"`{fetches}` fetches it")
     if encoder and isinstance(weights, dict):  # as their authors have saved some
         weights = next((weights[key] for key in ("model", "state_dict") if key in weights), weights)
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise UserError(f"{path} is not a file of weights: it must hold a dictionary of tensors")
     return weights
-
-
-def _safetensors(path: str) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise UserError(f"{path} needs the package safetensors: pip install -r requirements-encoders.txt") from None
-    return load_file(path)
 
 
 @torch.no_grad()
