@@ -169,7 +169,8 @@ def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]
 def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: str) -> dict[str, Any]:
     """What a mask depends on beside its image."""
     return {
-        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student", "network": cfg.MODEL.ARCH,
+        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student",
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
         "classes": dict(zip(label_set.names, label_set.colours, strict=True)), "raw_ids": dict(label_set.raw_to_train),
         "mean": cfg.DATASET.MEAN, "std": cfg.DATASET.STD, "precision": precision,
         "scales": args.scales, "flip": args.flip, "window": args.window,
@@ -235,7 +236,8 @@ def main() -> None:
     device = distributed.start(cfg.TRAIN.DEVICE)
     compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
     folder = OutputFolder("--mask-output-dir", output.folder, maker(args, cfg, label_set, compute.precision))
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = load_network(
+        cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     if sha256(args.resume) != folder.maker["snapshot"]:
         raise UserError(f"{args.resume} was replaced while it was read; start again")
     distributed.on_first(partial(folder.claim, masks, args.force, inputs))

@@ -191,8 +191,8 @@ def same(run: Run, other: Run) -> None:
     a, b = run.last(), other.last()
     assert a["model"].keys() == b["model"].keys()
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    buffers = [[s["momentum_buffer"] for s in state["opt"]["state"].values()] for state in (a, b)]
-    assert buffers[0] and all(torch.equal(x, y) for x, y in zip(*buffers, strict=True))
+    states = [[x for s in state["opt"]["state"].values() for _, x in sorted(s.items())] for state in (a, b)]
+    assert states[0] and all(torch.equal(x, y) for x, y in zip(*states, strict=True))
     assert {**a["run"], "log": 0, "config": 0, "origin": 0, "rng": 0} == {
         **b["run"], "log": 0, "config": 0, "origin": 0, "rng": 0}
     assert (a["epoch"], a["score"]) == (b["epoch"], b["score"])
