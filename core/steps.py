@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -243,4 +244,4 @@ def whole_images(logits: Tensor, views: Views, group_size: int) -> Iterator[Whol
     for start in range(first - first % group_size, first + n, group_size):
         a, b = max(start, first), min(start + group_size, first + n)  # this process's views of the image
         whole = slice(start - offset, start - offset + group_size)
-        yield WholeImage(*(x[whole] for x in tensors), slice(a - start, b - start), slice(a - first, b - first))
+        yield WholeImage(*map(itemgetter(whole), tensors), slice(a - start, b - start), slice(a - first, b - first))
