@@ -84,8 +84,8 @@ def test_what_its_authors_have_published(tmp_path: Path, caplog: pytest.LogCaptu
 @pytest.mark.parametrize("kind, said", [
     ("lacks", f"does not hold the ImageNet weights of {VIT}: it has no blocks.1.norm2.bias"),
     ("other", f"does not hold the ImageNet weights of {VIT}"),
-    ("cut", "is not a readable file of weights"),
-    ("gone", f"`python tools/download.py encoder {VIT}` fetches them"),
+    ("cut", "is damaged"),
+    ("gone", f"`python tools/download.py encoder {VIT}` fetches it"),
 ])
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_other_files_are_refused_in_one_line(tmp_path: Path, kind: str, said: str, suffix: str) -> None:
