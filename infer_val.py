@@ -1,5 +1,7 @@
 """Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
 
+import hashlib
+import json
 import os
 import zipfile
 from argparse import Namespace
@@ -18,7 +20,7 @@ from tqdm import tqdm
 from core import config, distributed, visual
 from core.cli import Parser, UserError, run
 from core.compute import Compute, uses_bfloat16
-from core.files import atomic_write, find_files, write_bytes
+from core.files import atomic_write, find_files, read_bytes, write_bytes
 from core.inference import Predictor, load_network
 from core.threads import cores
 from datasets import labels, lists
@@ -32,6 +34,7 @@ EXAMPLES = """examples:
   python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --resume final.pth \\
       --images street.jpg more/ --mask-output-dir masks --save ids vis --scales 0.75 1 1.25 --flip
 several GPUs: torchrun --standalone --nproc_per_node 4 infer_val.py ..."""
+RECORD = ".masks.json"  # beside the masks: which weights and options they are of
 MASK_COMPRESSION = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # of zlib's levels the fast one: masks are small anyway
 
 
@@ -54,7 +57,8 @@ def arguments() -> Namespace:
     add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over sizes")
     add("--flip", action="store_true", help="average with the mirrored image")
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
-    add("--resume-output", action="store_true", help="skip images whose outputs are all there")
+    add("--resume-output", action="store_true",
+        help="skip images whose outputs are all there, by the same weights and options")
     add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
     add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
     args = parser.parse_args()
@@ -114,6 +118,22 @@ class Output:
             write_bytes(path, encoded.tobytes(), durable=False)
 
 
+def origin(args: Namespace) -> bytes:
+    """Which weights, looked at how, the outputs are by; the content of RECORD."""
+    told = {"snapshot": args.resume, "sha256": hashlib.sha256(read_bytes(args.resume)).hexdigest(),
+            "teacher": args.teacher, "scales": args.scales, "flip": args.flip, "window": args.window}
+    return (json.dumps(told, indent=1) + "\n").encode()
+
+
+def same_as_before(folder: str, record: bytes) -> bool:
+    """Whether the outputs that are there are by the same weights, looked at alike; else they are nobody's from now."""
+    path = Path(folder, RECORD)
+    if path.is_file() and path.read_bytes().partition(b"sha256")[2] == record.partition(b"sha256")[2]:
+        return True
+    path.unlink(missing_ok=True)
+    return False
+
+
 def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
     """The images to infer, below a root; UserError if one is not there."""
     if args.infer_list:
@@ -145,9 +165,9 @@ def refuse_overwriting(samples: list[lists.Sample], root: str, names: list[str],
 
 
 def infer(
-    args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor
+    args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor, record: bytes
 ) -> None:
-    """Decode, predict, write; decoding and writing go on beside the network."""
+    """Decode, predict, write, the record before the masks; decoding and writing go on beside the network."""
     workers = min(4, cores() // distributed.size()) if args.workers is None else args.workers
     loader = DataLoader(Images([sample for sample, _ in todo], root), batch_size=None, num_workers=workers)
     pending: deque[Future] = deque()
@@ -161,6 +181,8 @@ def infer(
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise UserError(f"{sample.image}, {size}, does not fit into the GPU's memory: look at it in "
                                 "windows, such as --window 512 1024") from None
+            if index == 0 and distributed.rank() == 0:
+                write_bytes(Path(args.mask_output_dir, RECORD), record)
             if probabilities is not None:
                 probabilities = probabilities.half().cpu().numpy()
             pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
@@ -196,9 +218,10 @@ def main() -> None:
     device = distributed.start(cfg.TRAIN.DEVICE)
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
-    if args.resume_output:
-        own = [entry for entry in own if not output.complete(entry[1])]
     network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    record = origin(args)
+    if distributed.from_first(partial(same_as_before, args.mask_output_dir, record)) and args.resume_output:
+        own = [entry for entry in own if not output.complete(entry[1])]
     network = network.to(device, memory_format=torch.channels_last)
     compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None
@@ -207,7 +230,7 @@ def main() -> None:
     error = None
     try:
         if own:
-            infer(args, own, root, output, predict)
+            infer(args, own, root, output, predict, record)
     except UserError as refused:  # raised below, once the other processes know
         error = refused
     distributed.agree(error)

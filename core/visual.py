@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+HEADING = 20  # pixels of a line of text
+
 
 def colour(label: np.ndarray, palette: np.ndarray) -> np.ndarray:
     """Label uint8 [H,W] and palette uint8 [256,3] -> uint8 [H,W,3]."""
@@ -29,14 +31,28 @@ def denormalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) 
     return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
 
 
-def panel(rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4) -> np.ndarray:
-    """Pictures uint8 [h,w,3] in rows, each resized to `size` = (H,W), with white gaps -> uint8 [...,...,3]."""
+def panel(
+    rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4, headings: Sequence[str] = ()
+) -> np.ndarray:
+    """Pictures uint8 [h,w,3] in rows, each resized to `size` = (H,W), with white gaps -> uint8 [...,...,3].
+
+    Args:
+        rows: the pictures.
+        size: of each.
+        gap: pixels between two.
+        headings: of the columns, in a line of their own at the top; none = no such line.
+    """
     height, width = size
-    columns = max(len(row) for row in rows)
-    sheet = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    columns, top = max(len(row) for row in rows), HEADING if headings else 0
+    sheet = np.full((top + len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
+    for c, heading in enumerate(headings):
+        cell = sheet[:top, c * (width + gap) : c * (width + gap) + width]
+        text = np.full(cell.shape, 255, np.uint8)
+        cv2.putText(text, heading, (2, top - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 1, cv2.LINE_AA)
+        cell[:] = text
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):
             small = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-            y, x = r * (height + gap), c * (width + gap)
+            y, x = top + r * (height + gap), c * (width + gap)
             sheet[y : y + height, x : x + width] = small
     return sheet

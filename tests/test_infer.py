@@ -115,7 +115,8 @@ def scores(net: nn.Module, image: np.ndarray) -> Tensor:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    found = (p for p in folder.rglob("*") if p.is_file() and p.name != ".masks.json")
+    return sorted(p.relative_to(folder).as_posix() for p in found)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
@@ -302,6 +303,9 @@ def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
     infer("--resume-output")
     assert "1 images, 2 were there" in capsys.readouterr().out
     assert {name: (out / name).read_bytes() for name in files(out)} == before | {"grey.png": b"mine"}
+    infer("--resume-output", "--scales", "0.5")
+    assert decoded(out / "grey.png") is not None  # masks by other means are not kept
+    infer()
     infer("--resume-output", "--save", "ids", "vis")  # a kind that is not there yet: all of them again
     assert (out / "grey.png").read_bytes() == before["grey.png"] and len(list((out / "vis").iterdir())) == 3
 
