@@ -9,17 +9,17 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.compute import Compute
+from core.compute import Compute, Source, Views
+from core.steps import SACStep
 from core.threads import cores
 from datasets.iterations import Iterations, Schedule
+from models import NETWORKS
 from tools.benchmarks import loading
-from tools.benchmarks.material import Material, Settings
+from tools.benchmarks.material import Material, Settings, published
 from tools.benchmarks.measure import Row, seconds
-from tools.benchmarks.training import batch, networks_alone, sac_step
+from tools.benchmarks.training import CLASSES, batch, networks_alone, sac_step
 
-SOURCES, GROUPS, VIEWS = 8, 2, 4  # of an iteration
-IMAGES = SOURCES + GROUPS * VIEWS
-FORWARDS = 3 * IMAGES + GROUPS * VIEWS  # a backward pass counts as two forward ones; the teacher's have none
+IMAGES = 16  # of an iteration: 8 of the source, 2 of the target with 4 views each
 
 
 def timed(function: Callable[[], object], runs: int, warm_up: int = 3) -> float:
@@ -46,63 +46,60 @@ def matrix_rate(side: int = 8192) -> float:
 def rows(material: Material, settings: Settings) -> Iterator[Row]:
     """The step, eager and compiled; smaller micro-batches; the loader."""
     torch.backends.cudnn.benchmark = True  # as train.py has it
-    rate = matrix_rate()
-    whole = step_row(settings, rate, 0)
+    rate, work = matrix_rate(), arithmetic(settings)
+    whole = step_row(settings, rate, work, 0)
     yield whole
-    yield networks_row(settings, rate)
+    what = "the step's networks alone, in its batches; floor: as above"
+    taken = timed(partial(networks_alone, *prepared(settings, 0)), 2 * settings.runs)
+    yield Row("gpu_networks", what, taken, work / rate)
     for micro_batch in (4, 2, 1):
-        yield step_row(settings, rate, micro_batch)
+        yield step_row(settings, rate, work, micro_batch)
     for workers in (8, 16):
         yield loader_row(material, settings, workers, whole.seconds)
-    yield step_row(settings, rate, 0, compiled=True)
+    yield step_row(settings, rate, work, 0, compiled=True)
 
 
-def step_row(settings: Settings, rate: float, micro_batch: int, compiled: bool = False) -> Row:
+def step_row(settings: Settings, rate: float, work: float, micro_batch: int, compiled: bool = False) -> Row:
     """A whole iteration in bfloat16 and channels-last: time, and the most memory that it takes."""
     step, source, views = prepared(settings, micro_batch, compiled)
     torch.cuda.reset_peak_memory_stats()
     taken = timed(partial(step, source, views, 1), 2 * settings.runs)
     peak = torch.cuda.max_memory_allocated() / 1e9
-    floor = arithmetic(step, source.image[:1]) / rate
     name = "gpu_step" + ("_compiled" if compiled else "") + (f"_micro_{micro_batch}" if micro_batch else "")
-    crops = f"{SOURCES} + {GROUPS * VIEWS} crops of {settings.crop[0]}x{settings.crop[1]}"
+    crops = f"{len(source.image)} + {len(views.clean)} crops of {settings.crop[0]}x{settings.crop[1]}"
     what = f"{crops}, {settings.network}, bfloat16; floor: its arithmetic at the rate of a matrix product"
-    figures = {"images_per_second": IMAGES / taken, "peak_GB": peak, "floor_TFLOP": floor * rate / 1e12,
+    figures = {"images_per_second": IMAGES / taken, "peak_GB": peak, "floor_TFLOP": work / 1e12,
                "matrix_TFLOPS": rate / 1e12}
     more = {key: round(value, 2) for key, value in figures.items()} | {"device": torch.cuda.get_device_name()}
-    return Row(name, what, taken, floor, 2.0, more)
+    return Row(name, what, taken, work / rate, 2.0, more)
 
 
-def networks_row(settings: Settings, rate: float) -> Row:
-    """The networks of the iteration alone."""
-    step, source, views = prepared(settings, 0, False)
-    taken = timed(partial(networks_alone, step, source, views), 2 * settings.runs)
-    floor = arithmetic(step, source.image[:1]) / rate
-    return Row("gpu_networks", "the step's networks alone, in one batch; floor: as above", taken, floor)
-
-
-def prepared(settings: Settings, micro_batch: int, compiled: bool) -> tuple:
+def prepared(settings: Settings, micro_batch: int, compiled: bool = False) -> tuple[SACStep, Source, Views]:
     """A step and its batch on an empty device."""
     gc.collect()
     torch.cuda.empty_cache()
-    device = torch.device("cuda", 0)
+    device, cfg = torch.device("cuda", 0), published(settings, "MODEL.LR", "1e-5")
     compute = Compute(device, bfloat16=True, micro_batch=micro_batch, compiled=compiled)
-    step = sac_step(settings.network, compute, VIEWS, torch.channels_last)
-    return step, *batch(SOURCES, GROUPS, VIEWS, settings.crop, device)
+    return sac_step(cfg, compute), *batch(cfg, device)
 
 
-def arithmetic(step: object, image: torch.Tensor) -> float:
-    """Floating-point operations of an iteration's networks, from those of one forward pass."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        step.network.slow_net(image)
-    return FORWARDS * counter.get_total_flops()
+def arithmetic(settings: Settings) -> int:
+    """Floating-point operations of an iteration's networks, counted without computing."""
+    with torch.device("meta"):
+        network = NETWORKS[settings.network](CLASSES).to("meta")
+        image = torch.zeros(1, 3, *settings.crop)
+    with FlopCounterMode(display=False) as whole:
+        network(image).sum().backward()
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        network(image)
+    return IMAGES * whole.get_total_flops() + IMAGES // 2 * forward.get_total_flops()  # the teacher sees half of them
 
 
 def loader_row(material: Material, settings: Settings, workers: int, step_seconds: float) -> Row:
     """Seconds that the loader takes for an iteration's images."""
-    crop = settings.crop
-    source, target = loading.source(material, crop, **loading.SAC_SOURCE), loading.target(material, crop)
-    data = Iterations(source, target, length=len(source), batch=SOURCES, groups=GROUPS, views=VIEWS, seed=0)
+    cfg = published(settings)
+    source, target, train = loading.source(material, cfg), loading.target(material, cfg), cfg.TRAIN
+    data = Iterations(source, target, length=len(source), batch=train.BATCH_SIZE, groups=train.NUM_GROUPS, seed=0)
     count, warm_up = (6, 2) if settings.quick else (80, 24)
     loader = DataLoader(data, batch_size=None, sampler=Schedule(data.per_epoch, count + warm_up), num_workers=workers,
                         pin_memory=True, prefetch_factor=2)
@@ -114,5 +111,5 @@ def loader_row(material: Material, settings: Settings, workers: int, step_second
 
     take(warm_up)
     taken = seconds(partial(take, count)) / count
-    what = f"an iteration's images from {workers} workers on {cores()} cores; floor: the step that they are for"
+    what = f"an iteration's images, {workers} workers on {cores()} cores; compared with: the step that consumes them"
     return Row(f"gpu_loader_{workers}", what, taken, step_seconds, more={"images_per_second": round(IMAGES / taken, 1)})

@@ -8,34 +8,28 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from yacs.config import CfgNode
 
-from datasets import lists, sampling
+from datasets import augmentation, lists, sampling, view_policy
 from datasets.images import read_image
 from datasets.source import GAME_SIZE, SourceTraining
-from datasets.target import TargetTraining
-from tools.benchmarks.material import Material, Settings
+from datasets.target import TargetTraining, ViewPolicy
+from tools.benchmarks.material import Material, Settings, published
 from tools.benchmarks.measure import Row, in_turns, one_thread, seconds
 
 CLASSES = 19
-SAC_SOURCE = {"scale": (0.5, 1.0), "hflip": True}
-ABN_SOURCE = {"scale": (0.5, 2.0), "hflip": True, "jitter": 0.5}
-VIEWS = {
-    "views": 4, "target_scale": (1.0, 1.1), "zoom": (0.5, 1.0), "hflip": True, "guided_hflip": True, "blur": True,
-    "jitter": 0.4, "greyscale": 0.2,
-}  # fmt: skip
 
 
-def source(material: Material, crop: tuple[int, int], **options: object) -> SourceTraining:
-    """The source as the published files train on it."""
-    size = GAME_SIZE if crop[0] >= 512 else None
-    return SourceTraining(
-        material.source, material.root, num_classes=CLASSES, game_size=size, crop_size=crop, **options)
+def source(material: Material, cfg: CfgNode) -> SourceTraining:
+    """The source as a configuration trains on it."""
+    size = GAME_SIZE if cfg.DATASET.CROP_SIZE[0] >= 512 else None  # small ones are of --quick
+    return SourceTraining(material.source, material.root, augmentation(cfg), num_classes=CLASSES, game_size=size)
 
 
-def target(material: Material, crop: tuple[int, int]) -> TargetTraining:
-    """The target's views as the published files train on them."""
+def target(material: Material, cfg: CfgNode) -> TargetTraining:
+    """The target's views as a configuration trains on them."""
     tables = sampling.cumulative_tables(None, [s.image for s in material.target], CLASSES, 0.25)
-    return TargetTraining(material.target, material.root, tables, crop_size=crop, **VIEWS)
+    return TargetTraining(material.target, material.root, tables, view_policy(cfg))
 
 
 def per_item(part: Callable[[int], object], floor: Callable[[int], object], items: int, runs: int) -> list[float]:
@@ -63,9 +57,10 @@ def decode(material: Material, settings: Settings) -> list[Row]:
 
 def source_rows(material: Material, settings: Settings) -> list[Row]:
     """A training sample of the source, with the augmentation of SAC and with that of the baseline."""
-    rows, square = [], (64, 64) if settings.quick else (640, 640)
-    for name, crop, options in (("source", settings.crop, SAC_SOURCE), ("source_baseline", square, ABN_SOURCE)):
-        data = source(material, crop, **options)
+    rows, square = [], "64,64" if settings.quick else "640,640"
+    baseline = published(settings, "DATASET.CROP_SIZE", square, name="deeplabv2_resnet101.yaml")
+    for name, cfg in (("source", published(settings)), ("source_baseline", baseline)):
+        data = source(material, cfg)
         times = per_item(lambda i, data=data: data[0, i],
                          lambda i: read(material.root, *material.source[i]), len(material.source), settings.runs)
         rows.append(Row(name, "a sample, one core; floor: cv2.imread of image and label", *times, goal=1.4))
@@ -74,9 +69,9 @@ def source_rows(material: Material, settings: Settings) -> list[Row]:
 
 def target_rows(material: Material, settings: Settings) -> list[Row]:
     """A group of four views, clean and noisy."""
-    data = target(material, settings.crop)
+    data = target(material, published(settings))
     shown = [data.draw(0, i).position for i in range(2 * len(material.target))]
-    times = per_item(lambda i: data[0, i, 0, data.views],
+    times = per_item(lambda i: data[0, i, 0, data.policy.views],
                      lambda i: read(material.root, material.target[shown[i]].image), len(shown), settings.runs)
     return [Row("target", "a group of 4 views, one core; floor: cv2.imread of its image", *times, goal=2.0)]
 
@@ -93,14 +88,14 @@ def growth(folder: Path, settings: Settings) -> list[Row]:
         opening = seconds(lambda path=path, kept=kept: kept.append(lists.read(str(path), "", labels=True)))
         size = memory() - before
         floor = min(seconds(lambda path=path: path.read_text().split()) for _ in range(3))
-        more = {"MB": round(size)} | drawing(kept[0], folder / f"{count}.data")
+        more = {"MB": round(size)} | drawing(kept[0], folder / f"{count}.data", view_policy(published(settings)))
         name = "growth" if count == counts[-1] else f"growth_{count}"
         what = f"a list of {count} lines is opened; floor: reading and splitting its text"
         rows.append(Row(name, what, opening, floor, more=more))
     return rows
 
 
-def drawing(samples: Sequence[lists.Sample], path: Path) -> dict[str, float]:
+def drawing(samples: Sequence[lists.Sample], path: Path, policy: ViewPolicy) -> dict[str, float]:
     """Seconds to open a weights file of these samples, microseconds to draw an image in epoch 0 and 1000."""
     names = [lists.mask_name(sample.image) for sample in samples]
     classes = CLASSES - 1  # the last one is not weighted
@@ -118,7 +113,7 @@ def drawing(samples: Sequence[lists.Sample], path: Path) -> dict[str, float]:
 
     figures = {"weights_s": round(seconds(open_weights), 3)}
     gc.collect()
-    data = TargetTraining(samples, "", tables, crop_size=(512, 1024), **VIEWS)
+    data = TargetTraining(samples, "", tables, policy)
     for epoch in (0, 1000):
         draws = np.random.default_rng(0).integers(len(names), size=200).tolist()
         taken = seconds(lambda epoch=epoch, draws=draws: [data.draw(epoch, i) for i in draws])

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from yacs.config import CfgNode
 
+from core import config
 from core.cli import UserError
 from datasets import lists
 from datasets.lists import Sample
@@ -33,6 +35,12 @@ class Settings(NamedTuple):
     def network(self) -> str:
         """The network to measure with."""
         return "deeplabv2_resnet18" if self.quick else "deeplabv2_resnet101"
+
+
+def published(settings: Settings, *pairs: str, name: str = "deeplabv2_resnet101_train.yaml") -> CfgNode:
+    """A published configuration with the network that is measured, from random weights, and with these pairs set."""
+    words = ["MODEL.ARCH", settings.network, "MODEL.INIT_MODEL", "", "DATASET.CROP_SIZE", str(list(settings.crop))]
+    return config.load(str(ROOT / "configs" / name), [*words, *pairs])[0]
 
 
 class Material(NamedTuple):

@@ -1,7 +1,6 @@
 """Measuring a part against its floor: in turns, several times, medians."""
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from statistics import median
@@ -48,19 +47,6 @@ def in_turns(*functions: Callable[[], object], runs: int) -> list[float]:
         function()
     rounds = [[seconds(function) for function in functions] for _ in range(runs)]
     return [median(times) for times in zip(*rounds, strict=True)]
-
-
-class Laps:
-    """The milliseconds of a call's parts, by name: call it after each."""
-
-    def __init__(self) -> None:
-        self.ms: Counter[str] = Counter()
-        self._last = time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self.ms[f"{name}_ms"] += round(1000 * (now - self._last))
-        self._last = now
 
 
 @contextmanager

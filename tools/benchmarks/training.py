@@ -1,4 +1,4 @@
-"""A training step against its networks, and what the method adds to them."""
+"""A training step against its networks alone, the method's part of it, and a confusion matrix."""
 
 from functools import partial
 
@@ -6,73 +6,85 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from yacs.config import CfgNode
 
-from core.compute import Compute
+from core import build
+from core.compute import Compute, Source, Views
 from core.metrics import ConfusionMatrix
-from core.optim import build_optimiser
-from core.steps import Method, SACStep, Source, Views
-from datasets.views import affine, draw_views
-from models import build, consistency, set_batchnorm
+from core.steps import SACStep, descend
+from datasets import view_policy
+from datasets.views import affine
+from models import consistency
 from models.sac import SAC
-from tools.benchmarks.material import Settings
+from tools.benchmarks.material import Settings, published
 from tools.benchmarks.measure import Row, in_turns
 
 CLASSES = 19
 CPU = torch.device("cpu")
+# How often the plain operations go through the memory of [8,C,H,W], in copies, each of which reads and writes it once.
+# Fusion: masked 1, warped 1, times v 1, two sums 1, warped back 0.5, times valid 1, maximum 0.5. Loss: upsampled 0.5,
+# log-softmax 1.
+FUSION_AND_LOSS = 7.5
+# Upsampled 0.5, softmax 1, class prior 0.5; gradients of the picked log-probabilities 0.5, of the log-softmax 1.5, of
+# the upsampling 0.5.
+REST = 4.5
 
 
-def method(views: int) -> Method:
-    """The published constants."""
-    return Method(views=views, lr_target=5.0, net_momentum=0.99, net_momentum_iter=100, stat_momentum=0.99,
-                  fusion="avg_pool", upper=0.75, lower=0.2, beta=1e-3, discount=True, loss="focal_ce_conf_batch",
-                  focal_p=3.0)
+def sac_step(cfg: CfgNode, compute: Compute) -> SACStep:
+    """The step of a configuration from random weights, its teacher initialised."""
+    step = build.step(cfg, compute, CLASSES, "")
+    step.network.update_teacher(step.constants.net_momentum, step.constants.beta)
+    return step
 
 
-def sac_step(network: str, compute: Compute, views: int, layout: torch.memory_format) -> SACStep:
-    """The step of a network with random weights, after its first iteration."""
-    student, teacher = (build(network, CLASSES).to(compute.device, memory_format=layout) for _ in range(2))
-    sac = SAC(student, teacher, CLASSES).to(compute.device)
-    sac.update_teacher(0.99, 1e-3)
-    optimiser = build_optimiser(student, "SGD", 1e-5, 0.9, False, 5e-4)
-    return SACStep(sac, optimiser, compute, method(views))
-
-
-def batch(sources: int, groups: int, views: int, size: tuple[int, int], device: torch.device) -> tuple[Source, Views]:
-    """Random images, with the maps of views drawn as the published files have them."""
-    rng = np.random.default_rng(0)
-    drawn = [view for _ in range(groups) for view in draw_views(rng, views, size, (0.5, 1.0), True)]
+def batch(cfg: CfgNode, device: torch.device) -> tuple[Source, Views]:
+    """Random images of an iteration, with views drawn as the configuration has them."""
+    rng, size, n = np.random.default_rng(0), cfg.DATASET.CROP_SIZE, cfg.TRAIN.BATCH_SIZE
+    drawn = [view for i in range(cfg.TRAIN.NUM_GROUPS) for view in view_policy(cfg).draw(rng, i).views]
     a, a_inv = (torch.from_numpy(np.stack(m)).to(device)
                 for m in zip(*(affine(view, *size) for view in drawn), strict=True))
-    images = torch.randn(sources + 2 * len(drawn), 3, *size).to(device, memory_format=torch.channels_last)
-    source, noisy, clean = images.split((sources, len(drawn), len(drawn)))
-    seeds = torch.zeros(sources + len(drawn), dtype=torch.int64)
-    label = torch.randint(0, CLASSES, (sources, *size), device=device)
+    images = torch.randn(n + 2 * len(drawn), 3, *size).to(device, memory_format=torch.channels_last)
+    source, noisy, clean = images.split((n, len(drawn), len(drawn)))
+    seeds = torch.arange(n + len(drawn))
+    label = torch.randint(0, CLASSES, (n, *size), dtype=torch.uint8, device=device)
     padding = torch.zeros(len(drawn), *size, dtype=torch.bool, device=device)
-    return Source(source, label, seeds[:sources]), Views(noisy, clean, padding, a, a_inv, seeds[sources:])
+    return Source(source, label, seeds[:n], n), Views(noisy, clean, padding, a, a_inv, seeds[n:], len(drawn))
 
 
 def networks_alone(step: SACStep, source: Source, views: Views) -> None:
-    """Student forward and backward on all images, teacher forward on the views: nothing else."""
-    set_batchnorm(step.network.train().backbone, False)
-    step.compute.logits(step.student, torch.cat([source.image, views.noisy])).sum().backward()
+    """What the networks do in a step, in its order and with its micro-batches, and nothing else."""
+
+    def loss_of(image: Tensor, seeds: Tensor, part: slice) -> Tensor:
+        return step.compute.logits(step.called, image[part], seeds[part]).sum()
+
+    step.network.train()
+    step.optimiser.zero_grad(set_to_none=True)
+    descend(partial(loss_of, source.image, source.seeds), step.compute.slices(source.total), source.total)
     with torch.no_grad():
-        step.compute.logits(step.teacher, views.clean)
+        step.teach(views.clean)
+    descend(partial(loss_of, views.noisy, views.seeds), step.compute.slices(views.total), views.total)
 
 
 def step_rows(settings: Settings) -> list[Row]:
-    """The SAC step on the CPU against its networks alone, and in bfloat16 against float32."""
+    """The SAC step on the CPU against its networks alone, in bfloat16 where the CPU computes in it, else in float32."""
     size = (64, 128) if settings.quick else (256, 512)
-    source, views = batch(2, 1, 2, size, CPU)
-    fast = sac_step(settings.network, Compute(CPU, bfloat16=True), 2, torch.channels_last)
-    plain = sac_step(settings.network, Compute(CPU, bfloat16=False), 2, torch.contiguous_format)
-    contiguous = [type(part)(*(x.contiguous() for x in part)) for part in (source, views)]
-    times = in_turns(partial(fast, source, views, 1), partial(networks_alone, fast, source, views),
-                     partial(plain, *contiguous, 1), runs=settings.runs)
-    what = f"2 source + 2 target crops of {size[0]}x{size[1]}, {settings.network}, bfloat16"
-    return [
-        Row("step", f"{what}; floor: the networks alone", times[0], times[1], 1.10),
-        Row("step_float32", f"{what}; floor: the same in float32, contiguous", times[0], times[2], 1 / 2.3),
-    ]
+    cfg = published(settings, "DATASET.CROP_SIZE", str(list(size)), "TRAIN.BATCH_SIZE", "2", "TRAIN.NUM_GROUPS", "1",
+                    "TRAIN.GROUP_SIZE", "2", "MODEL.LR", "1e-5")
+    source, views = batch(cfg, CPU)
+    bfloat16 = torch.cpu._is_avx512_bf16_supported()
+    step = sac_step(cfg, Compute(CPU, bfloat16))
+    functions = [partial(step, source, views, 1), partial(networks_alone, step, source, views)]
+    if bfloat16:
+        plain = sac_step(cfg, Compute(CPU, False))
+        plain.network.to(memory_format=torch.contiguous_format)
+        contiguous = views._replace(noisy=views.noisy.contiguous(), clean=views.clean.contiguous())
+        functions.append(partial(plain, source._replace(image=source.image.contiguous()), contiguous, 1))
+    taken, floor, *compared = in_turns(*functions, runs=settings.runs)
+    what = (f"2 source + 2 target crops of {size[0]}x{size[1]}, {settings.network}, "
+            f"{'bfloat16' if bfloat16 else 'float32'}")
+    rows = [Row("step", f"{what}; floor: the networks alone", taken, floor, 1.15)]
+    return rows + [Row("step_float32", f"{what}; compared with: the same in float32, contiguous", taken, x, 1 / 2.3)
+                   for x in compared]
 
 
 class Known(nn.Module):
@@ -86,10 +98,6 @@ class Known(nn.Module):
         """The logits."""
         return self.logits
 
-    def new_modules(self) -> list[nn.Module]:
-        """None."""
-        return []
-
 
 def known_logits(n: int, size: tuple[int, int]) -> Tensor:
     """Logits at stride 8 of a scene: areas of some 60 pixels with a class each, and noise."""
@@ -98,75 +106,41 @@ def known_logits(n: int, size: tuple[int, int]) -> Tensor:
 
 
 def refine_rows(settings: Settings) -> list[Row]:
-    """The method's part of a step, on all cores and on one."""
-    # The allocator keeps blocks up to the size of the largest that was freed, at most 32 MB. The networks of a step
-    # have freed such; here it is done on purpose.
-    del_me = torch.empty(2**23 - 2**16)
-    del del_me
-    rows, before = [], torch.get_num_threads()
-    for threads in dict.fromkeys((before, 1)):
-        torch.set_num_threads(threads)
-        rows += _refine(settings, "" if threads == before else "_one_thread")
-    torch.set_num_threads(before)
-    return rows
-
-
-def _refine(settings: Settings, name: str) -> list[Row]:
-    """From probabilities to the loss; and all of it, from the networks' logits to the student's gradient."""
-    crop = settings.crop
-    small = (crop[0] // 8 + 1, crop[1] // 8 + 1)
-    _, views = batch(1, 2, 4, crop, CPU)
-    student, teacher = (Known(known_logits(8, small)) for _ in range(2))
-    sac = SAC(student, teacher, CLASSES)
-    sac.slow_init.fill_(1)
-    sac.running_conf.fill_(0.05)
-    step = SACStep(sac, build_optimiser(student, "SGD", 0.0, 0.9, False, 0.0), Compute(CPU, False), method(4))
-    m = torch.stack([consistency.upsample(x[None], crop)[0].softmax(0) for x in teacher.logits.detach()])
-    copied = torch.empty_like(m).zero_()
-
-    def floor() -> None:
-        for _ in range(10):
-            copied.copy_(m)
-
-    def everything() -> None:
-        step.target_pass(views, step.label(views))
-
-    times = in_turns(partial(from_fusion_to_loss, step, views, m), everything, floor, runs=settings.runs)
-    parts = dict(from_fusion_to_loss(step, views, m).ms)
-    what = f"8 views of {crop[0]}x{crop[1]}, {{}}, {torch.get_num_threads()} threads; floor: 10 copies of [8,19,H,W]"
-    return [
-        Row(f"refine{name}", what.format("from fusion to loss"), times[0], times[2], 2.0, parts),
-        Row(f"refine_all{name}", what.format("from the logits at stride 8 to their gradient"), times[1], times[2]),
-    ]
+    """The method's part of a step: from fusion to loss, and all of it, from the logits to the student's gradient."""
+    cfg, crop = published(settings), settings.crop
+    _, views = batch(cfg, CPU)
+    n, small = len(views.clean), (crop[0] // 8 + 1, crop[1] // 8 + 1)
+    student, teacher = (Known(known_logits(n, small)) for _ in range(2))
+    optimiser = torch.optim.SGD(student.parameters())
+    step = SACStep(SAC(student, teacher, CLASSES), optimiser, Compute(CPU, False), build.constants(cfg))
+    step.class_prior.fill_(0.05)
+    m = consistency.upsample(teacher.logits, crop).softmax(dim=1)
+    copied = torch.zeros_like(m)
+    times = in_turns(partial(from_fusion_to_loss, step, views, m),
+                     lambda: step.descend_target(views, step.label(views, learn=False)),
+                     lambda: copied.copy_(m), runs=settings.runs)
+    parts = (("refine", "from fusion to loss", times[0], FUSION_AND_LOSS),
+             ("refine_all", "from the logits to the student's gradient", times[1], FUSION_AND_LOSS + REST))
+    what = f"{n} views of {crop[0]}x{crop[1]}, {{}}; floor: its traffic of memory, {{}} copies of [{n},{CLASSES},H,W]"
+    return [Row(name, what.format(part, copies), taken, copies * times[2]) for name, part, taken, copies in parts]
 
 
 @torch.no_grad()
-def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Laps:
-    """Sections 4.7 to 4.9 for 8 views whose probabilities m [8,C,H,W] are there: the loss, without gradient."""
-    c, lap = step.constants, Laps()
-    best = views.clean.new_empty(len(views.A), *views.padding.shape[1:])
-    guess, merged = torch.empty_like(best, dtype=torch.uint8), best.new_empty(m.shape[1:])
-    for start in range(0, len(m), c.views):
-        image = slice(start, start + c.views)
-        fused = consistency.fuse(m[image], views.padding[image], views.A[image], views.A_inv[image], c.fusion, merged)
-        lap("fusion")
-        best[image], guess[image] = consistency.confidence_in_views(*fused, views.A_inv[image])
-        lap("confidence_in_views")
-    chi = step.network.running_conf
+def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Tensor:
+    """Sections 4.7 to 4.9 for views whose probabilities m [n,C,H,W] are there: the loss, without gradient."""
+    c, chi = step.constants, step.class_prior
+    fused = [consistency.confidence(consistency.fuse_views(*image, c.fusion))
+             for image in zip(*(x.split(c.views) for x in (m, views.padding, views.A, views.A_inv)), strict=True)]
+    best, guess = (torch.cat(parts) for parts in zip(*fused, strict=True))
     theta = consistency.thresholds(best, guess, consistency.discount(chi, c.beta), c.upper, c.lower)
-    label = consistency.pseudo_labels(best, guess, theta, views.padding)
-    weight = consistency.pixel_weight(best, c.loss)
-    lap("labels_and_weights")
-    consistency.focal_loss(step.student.logits.detach(), label, chi, c.focal_p, weight)
-    lap("loss")
-    return lap
+    label, w = consistency.pseudo_labels(best, guess, theta, views.padding), consistency.pixel_weight(best, c.loss)
+    return consistency.focal_loss(step.student.logits, label, chi, c.focal_p, w)
 
 
 def confusion_rows(settings: Settings) -> list[Row]:
     """A validation image's confusion matrix."""
-    label = torch.randint(0, CLASSES, settings.crop, dtype=torch.uint8)
-    prediction = torch.randint(0, CLASSES, settings.crop, dtype=torch.uint8)
-    bins = torch.randint(0, CLASSES**2, (label.numel(),))
+    label, prediction = torch.randint(0, CLASSES, (2, *settings.crop), dtype=torch.uint8)
+    bins = torch.randint(0, CLASSES**2, (label.numel(),), dtype=torch.int16)
     matrix = ConfusionMatrix(CLASSES)
 
     def ten(function: partial) -> None:
