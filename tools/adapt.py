@@ -29,7 +29,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import SEED, Parser, UserError, run  # isort: skip
+
 from core.step_log import duration
 from tools.pipeline import estimates, plan, tasks
 from tools.pipeline.execute import execute
@@ -52,10 +53,8 @@ def arguments() -> Namespace:
     add("--dry-run", action="store_true", help="print the plan: stages, commands, disk, memory")
     add("--measure", action="store_true", help="with --dry-run: hours too, from 20 iterations of each kind of training")
     add("--again", metavar="STAGE", help="do a stage again, and all that depend on it")
-    add("--seed", type=int, default=0, metavar="N", help="of everything that is drawn (default: 0)")
+    add("--seed", type=SEED, default=0, metavar="N", help="of everything that is drawn (default: 0)")
     args = parser.parse_intermixed_args()
-    if not 0 <= args.seed < 10**9:
-        raise UserError(f"--seed {args.seed}: expected a number from 0 to 999999999")
     if args.measure and not args.dry_run:
         raise UserError("--measure belongs to --dry-run")
     return args

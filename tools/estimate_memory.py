@@ -14,6 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import Parser, UserError, run  # isort: skip
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -22,7 +24,6 @@ from torch.utils._pytree import tree_leaves
 from yacs.config import CfgNode
 
 from core import build, config
-from core.cli import Parser, UserError, run
 from core.compute import Compute
 from datasets import labels, target_images
 from datasets.iterations import Iteration

@@ -22,7 +22,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
 from core.files import find_files
 from datasets import lists
 from datasets.lists import Sample

@@ -5,13 +5,14 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import SEED, Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import visual
-from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
 from datasets import labels, lists
 from datasets.images import read_image, read_label
@@ -35,7 +36,7 @@ def arguments() -> Namespace:
     add("--list", required=True, help="labelled list that was measured on")
     add("--root", type=Path, default=Path("data"), help="folder of the data (default: data)")
     add("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
-    add("--seed", type=int, default=0, help="of the trainings, for summary.json")
+    add("--seed", type=SEED, default=0, help="of the trainings, for summary.json")
     add("--masks", nargs="+", required=True, metavar="NAME=DIR", help=f"masks of {', '.join(NAMES)}, to compare")
     args = parser.parse_args()
     pairs = [text.partition("=") for text in args.masks]
