@@ -172,7 +172,7 @@ def test_own_data_without_labels_of_the_target(call: Adapt, place: Path, capsys:
     assert masks == {Path(s.image).name for s in samples}
     assert (place / "results/v1/01_own/report/index.html").is_file()
     with pytest.raises(UserError, match="no labelled list of the target"):
-        call("../configs/own.yaml", "--rows", "abn,oracle", *SMALL)
+        call("configs/own.yaml", "--rows", "abn,oracle", *SMALL)
 
 
 def test_what_depends_on_a_change_is_done_again(call: Adapt, place: Path, capsys: pytest.CaptureFixture) -> None:
@@ -221,6 +221,7 @@ MISTAKES = [
     ("", "required"), ("gta", "needs a network"), ("gta resnet50", "needs a network"), ("kitti", "expected gta"),
     ("gta resnet101 MODEL.LR", "left over"), ("gta resnet101 --rows abn,sak", "expected names of"),
     ("gta resnet101 --rows ,", "expected names of"), ("gta resnet101 --seed -1", "--seed"),
+    ("demo --seed 4294967296", "--seed"), ("demo --seed x", "--seed"),
     ("gta resnet101 --measure", "belongs to --dry-run"), ("no.yaml", "no configuration no.yaml"),
     ("gta resnet101 --again sacc", "expected one of"), ("gta resnet101 MODEL.LRR 1", "unknown key"),
     ("gta resnet101 TRAIN.NUM_EPOCHS 1", "at least 2"), ("configs/demo.yaml", "MODEL.BASELINE is True"),

@@ -48,7 +48,7 @@ def arguments() -> Namespace:
     """The command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("what", nargs="+", metavar="WHAT", help="{gta|synthia} NETWORK, CONFIG.yaml or demo; then KEY VALUE ...")
+    add("pairs", nargs="+", metavar="WHAT", help="{gta|synthia} NETWORK, CONFIG.yaml or demo; then KEY VALUE ...")
     add("--rows", metavar="NAMES", help=f"of {', '.join(plan.ROWS)}, separated by commas (default: abn,sac)")
     add("--dry-run", action="store_true", help="print the plan: stages, commands, disk, memory")
     add("--measure", action="store_true", help="with --dry-run: hours too, from 20 iterations of each kind of training")
@@ -134,7 +134,7 @@ def main() -> None:
     """Parse; plan; show or do."""
     args = arguments()
     rows = rows_of(args.rows)
-    what = tasks.here(args.what, Path.cwd(), ROOT)
+    what = tasks.here(args.pairs, Path.cwd(), ROOT)
     os.chdir(ROOT)
     folder = tasks.home(what, args.seed)
     record = Record(folder)

@@ -13,7 +13,7 @@ from core import config
 from core.cli import UserError
 from datasets import labels, lists
 from models import build
-from tools.check_data import EXPECTED
+from tools.doctor.expected import EXPECTED
 from tools.pipeline.plan import FILES, ROWS, TITLES, Command, Task
 
 FILES_PER_RUN = 4  # the best three snapshots and the last
