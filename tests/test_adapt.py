@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import multiprocessing
 import os
 import shutil
 import signal
@@ -61,6 +62,7 @@ def make_place(root: Path) -> None:
 def settle(root: Path, kill: int = 0) -> None:
     """In a process of its own: work in `root`, do the stages here, and be killed at an iteration of a training."""
     adapt.ROOT, adapt.execute = root, in_process
+    multiprocessing.set_start_method("fork", force=True)  # as commands have it; the tests' would load all for seconds
     os.chdir(root)
     if kill:
         wrap(Trainer, "train_on", before=kill_at(kill))
