@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core import config, distributed, visual
-from core.compute import Compute, uses_bfloat16
+from core.compute import Compute
 from core.files import atomic_write, find_files, read_bytes, write_bytes
 from core.inference import Predictor, load_network
 from core.threads import cores
@@ -202,7 +202,7 @@ def infer(
     pending: deque[Future] = deque()
     bar = tqdm(loader, unit="image", disable=distributed.rank() != 0, dynamic_ncols=True)
     with ThreadPoolExecutor(max(1, min(4, cores() // 2))) as pool:
-        for image, index in bar:
+        for done, (image, index) in enumerate(bar, 1):
             sample, name = todo[int(index)]
             try:
                 ids, probabilities = predict(image, "prob" in args.save)
@@ -215,6 +215,7 @@ def infer(
             if probabilities is not None:
                 probabilities = probabilities.half().cpu().numpy()
             pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
+            distributed.tell(done)
             while pending and (pending[0].done() or len(pending) > 8):
                 pending.popleft().result()  # a writer's error surfaces here
         for future in pending:
@@ -222,7 +223,11 @@ def infer(
 
 
 def submission(path: str, output: Output, names: Sequence[str]) -> None:
-    """A zip of the label-ID masks."""
+    """A zip of the label-ID masks; UserError where some are on another machine's disk."""
+    missing = [name for name in names if not output.path(name, "cs").is_file()]
+    if missing:
+        raise UserError(f"--submission {path}: {len(missing)} of {len(names)} masks are not on this machine's disk, "
+                        f"first: {output.path(missing[0], 'cs')}; copy them there, and run again with --resume-output")
 
     def write(file: object) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -253,21 +258,19 @@ def main() -> None:
     if distributed.from_first(partial(same_as_before, args.mask_output_dir, record)) and args.resume_output:
         own = [entry for entry in own if not output.complete(entry[1])]
     network = network.to(device, memory_format=torch.channels_last)
-    compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
+    compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
-    error = None
-    try:
-        if own:
-            infer(args, own, root, output, predict, record)
-    except UserError as refused:  # raised below, once the other processes know
-        error = refused
-    distributed.agree(error)
-    done = int(distributed.total(torch.tensor(len(own), device=device)))
-    if distributed.rank() == 0:
+    if own:
+        infer(args, own, root, output, predict, record)
+    if distributed.rank() > 0:
+        distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others
+    else:
+        done = distributed.wait_for_all(len(own))
         skipped = f", {len(names) - done} were there" if args.resume_output else ""
-        print(f"{done} images{skipped}: masks in {args.mask_output_dir}")
+        where = " of each machine" if distributed.machines() > 1 else ""
+        print(f"{done} images{skipped}: masks in {args.mask_output_dir}{where}")
         if args.submission:
             submission(args.submission, output, names)
     distributed.stop()

@@ -12,17 +12,19 @@ from yacs.config import CfgNode
 
 from core import config, distributed, optim
 from core.cli import UserError
-from core.compute import Compute, Inputs, uses_bfloat16
+from core.compute import Compute, Inputs
 from core.log import Log
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
 from core.validation import Validation
-from datasets import Data, labels, target_images
+from datasets import Data, check_shared_memory, labels, target_images
 from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
 from models import build
 from models.sac import SAC
+
+MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,22 @@ def label_set(cfg: CfgNode) -> LabelSet:
     return found
 
 
-def default_workers() -> int:
-    """Loader processes per training process: its share of the machine's cores, at most 8."""
+def workers(cfg: CfgNode, given: int | None) -> int:
+    """Loader processes per training process: those given, or its share of the machine's cores, at most 16.
+
+    Raises:
+        UserError: there is too little shared memory for them.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(8, cores() // here))
+    chosen = max(1, min(MOST_WORKERS, cores() // here)) if given is None else given
+    check_shared_memory(cfg, chosen, distributed.size(), here)
+    return chosen
 
 
 def compute(cfg: CfgNode, device: torch.device) -> Compute:
     """How the networks run."""
     train = cfg.TRAIN
-    return Compute(device, uses_bfloat16(train.PRECISION, device), train.MICRO_BATCH, train.COMPILE)
+    return Compute.of(train.PRECISION, device, train.MICRO_BATCH, train.COMPILE)
 
 
 def constants(cfg: CfgNode) -> Method:
@@ -163,7 +171,7 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     return (
         f"plan: {train.BATCH_SIZE} source images and {targets} target images{views} per iteration{raised}, "
         f"{processes} process{'es' if processes > 1 else ''}, micro-batch {train.MICRO_BATCH or 'all at once'}, "
-        f"{'bfloat16' if compute.bfloat16 else 'float32'} networks, {workers} loader workers per process, seed {seed}"
+        f"{compute.precision} networks, {workers} loader workers per process, seed {seed}"
     )
 
 
@@ -179,3 +187,6 @@ def introduce(cfg: CfgNode, data: Data, compute: Compute, log: Log) -> None:
         log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
                  "images choose a snapshot (VAL.SELECT names another list)")
     log.say(plan(cfg, compute, data.workers, data.seed))
+    if (machines := distributed.machines()) > 1:
+        log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "
+                "first alone reads the snapshot to start from, and writes snapshots and logs")

@@ -55,6 +55,12 @@ class Fault(UserError):
     status = 1
 
 
+class Lost(Fault):
+    """Another process does not answer; where that one has said why, this is not worth saying (core/torchrun.py)."""
+
+    status = 3
+
+
 class Interrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM, by its signal number. What had to be written is written, or the next start makes it again."""
 
@@ -118,7 +124,7 @@ def run(main: Callable[[], None]) -> None:
         end = explain(error)
         if end is None or (within and isinstance(error, KeyboardInterrupt)):
             raise
-        _say(end[0])
+        _say(end[0], lost=isinstance(error, Lost))
         sys.exit(end[1])
     finally:
         _working = within
@@ -149,10 +155,11 @@ def _how_to_install() -> str:
             f"then use {own}/bin/python")
 
 
-def _say(line: str) -> None:
+def _say(line: str, lost: bool = False) -> None:
     if folder := os.environ.get("SAC_ERRORS"):
         # Several processes may have the same to say: core/torchrun.py says it once.
-        Path(folder, os.environ.get("RANK", "0")).write_text(line, encoding="utf-8", errors="backslashreplace")
+        name = os.environ.get("RANK", "0") + ".lost" * lost
+        Path(folder, name).write_text(line, encoding="utf-8", errors="backslashreplace")
     else:
         print(line, file=sys.stderr, flush=True)
 

@@ -24,10 +24,32 @@ class Compute:
         bfloat16: autocast around the networks, and around nothing else.
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
+        tf32: let the GPU's convolutions, which only networks have, round their inputs to TF32.
     """
 
-    def __init__(self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, tf32: bool = False
+    ) -> None:
         self.device, self.bfloat16, self.micro_batch, self.compiled = device, bfloat16, micro_batch, compiled
+        self.precision = "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
+        if device.type == "cuda":
+            # torch allows it by default. The mathematics' matrix products (affine_grid's) stay exact in any case.
+            torch.backends.cudnn.allow_tf32 = tf32
+
+    @classmethod
+    def of(cls, precision: str, device: torch.device, micro_batch: int = 0, compiled: bool = False) -> "Compute":
+        """From TRAIN.PRECISION; TF32 is float32 where the device has none."""
+        tf32 = precision == "tf32" and device.type == "cuda"
+        return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32)
+
+    def too_much(self, totals: Sequence[int]) -> str:
+        """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
+        most = max(map(distributed.most_of, totals))
+        most = min(self.micro_batch or most, most)
+        if most == 1:
+            return ("the GPU's memory does not hold the passes of one image (TRAIN.MICRO_BATCH is 1): use a smaller "
+                    "DATASET.CROP_SIZE, or a GPU with more memory")
+        return f"the GPU's memory does not hold {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""

@@ -68,8 +68,8 @@ KEYS = (
     Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
     Key("TRAIN.NUM_GROUPS", 4, IMAGES, "N: target images per iteration, over all processes"),
     Key("TRAIN.GROUP_SIZE", 2, IMAGES, "T: views of each target image"),
-    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "bfloat16")),
-        "precision of the networks only; auto = bfloat16 on CUDA devices that support it, float32 elsewhere"),
+    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "tf32", "bfloat16")), "precision of the networks "
+        "only; tf32 = float32 whose convolutions may use TF32; auto = bfloat16 on GPUs that support it, else float32"),
     Key("TRAIN.MICRO_BATCH", 0, IMAGES0, "images per forward pass, on each process; 0 = all at once"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),

@@ -14,18 +14,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from core.cli import Fault, Interrupted, run
+from core.cli import Interrupted, Lost, run
 
 _started: list[Any] = []  # torchrun's group of processes, once it begins to start them
 _asked = 0  # the signal that asked them to end
-
 
 def main() -> None:
     """Run torchrun with the command line's arguments.
 
     Raises:
         SystemExit: with the status of the process that failed first.
-        Fault: the machines do not find each other.
+        Lost: the machines do not find each other.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
@@ -45,23 +44,32 @@ def main() -> None:
         try:
             torchrun()
         except ChildFailedError as error:
-            said = {path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
-            for line in sorted(said):
-                print(line, file=sys.stderr)
-            sys.exit(report(error, bool(said)))
-        except (DistError, RendezvousError) as error:
-            raise Fault(f"the processes cannot meet: {str(error).splitlines()[0]}") from None
+            failures = sorted(error.failures.items(), key=lambda entry: entry[1].timestamp)
+            sys.exit(report({rank: failure.exitcode for rank, failure in failures}, Path(folder)))
+        except (DistError, RendezvousError, RuntimeError) as error:  # torchrun's own processes do not find each other
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise Lost(f"the first machine ({os.environ.get('MASTER_ADDR') or '--master_addr'}) does not answer: "
+                       f"{reason[:200]}; is it up, and are address and port right?") from None
         finally:
             del os.environ["SAC_ERRORS"]
 
 
-def report(error: Exception, explained: bool) -> int:
-    """The status of the process that failed first, said where the processes have not explained it themselves."""
-    rank, failure = error.get_first_failure()
-    status = failure.exitcode
-    if not explained:
-        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
-        print(f"error: process {rank} {how}; the others were stopped", file=sys.stderr)
+def report(statuses: dict[int, int], folder: Path) -> int:
+    """The status of the first process that failed by itself; why is said once.
+
+    Args:
+        statuses: of the processes that failed, by rank, the first to fail first.
+        folder: what the processes have said; those that only lost another one, in files *.lost.
+    """
+    # A process that only lost another one is not the cause, if there is another one on this machine.
+    causes = {rank: status for rank, status in statuses.items() if status != Lost.status} or statuses
+    rank, status = next(iter(causes.items()))
+    said = {path.read_text(encoding="utf-8") for path in folder.iterdir() if path.suffix != ".lost"}
+    if not said and status < 0:
+        said = {f"error: process {rank} was killed by {signal.Signals(-status).name}; the others were stopped"}
+    said = said or {path.read_text(encoding="utf-8") for path in folder.iterdir()}
+    for line in sorted(said) or [f"error: process {rank} failed with status {status}; the others were stopped"]:
+        print(line, file=sys.stderr)
     if _asked == signal.SIGINT and status == 128 + signal.SIGTERM:
         return 128 + signal.SIGINT  # they get it as SIGTERM
     return status if status > 0 else 128 - status

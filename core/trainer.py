@@ -31,7 +31,7 @@ class Trainer:
         folder: the run's.
         snapshot: to start from; a last.pth of the run itself goes before it.
         seed: the random seed.
-        workers: loader processes; None = this process's share of the cores, at most 8.
+        workers: loader processes; None = this process's share of the cores, at most 16.
         notes: lines for the log.
     """
 
@@ -40,8 +40,7 @@ class Trainer:
         notes: list[str] | None = None,
     ) -> None:
         device = build.start_processes(cfg)
-        label_set = build.label_set(cfg)
-        workers = build.default_workers() if workers is None else workers
+        label_set, workers = build.label_set(cfg), build.workers(cfg, workers)
         # The lists are read before the networks are made: what is missing is said in the first second.
         self.data = Data(cfg, seed, (distributed.rank(), distributed.size()), workers)
         self.folder, self.intervals, self.identity = folder, build.intervals(cfg), build.identity(cfg, self.data)
@@ -54,6 +53,7 @@ class Trainer:
         compute = build.compute(cfg, device)
         self.step = build.step(cfg, compute, label_set.num_classes, origin.init)
         begun = resume.begin(origin, folder, self.step.network, self.step.optimiser, self.identity)
+        self.written = begun.own is not None  # whether there is a last.pth, on the first process's disk
         self.progress, self.lock = begun.progress, lock if origin.own else distributed.on_first(folder.lock)
         self.best.begin(begun.own and begun.own["kept"])
         if begun.own is not None:
@@ -87,8 +87,10 @@ class Trainer:
         except Stopped as reason:
             self.log.say(f"{reason} after {p.step} iterations; {last} is written: the same command resumes from there")
         except Exception as error:
-            advice = f"the same command resumes from {last}" if last.exists() else "no snapshot has been written yet"
+            advice = f"the same command resumes from {last}" if self.written else "no snapshot has been written yet"
             self.log.note(f"ended by {type(error).__name__}: {error}; {advice}")
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(f"{self.step.compute.too_much(self.inputs.totals)}; {advice}") from error
             if not isinstance(error, UserError) and "DataLoader worker (pid" in str(error):
                 raise Fault(f"{str(error).splitlines()[0]} Out of memory? Use fewer --workers; {advice}") from error
             raise
@@ -175,3 +177,4 @@ class Trainer:
         """Write last.pth; the log up to here is on the disk before it."""
         self.read()
         distributed.on_first(lambda: checkpoint.save(self.folder.last, self.state()))
+        self.written = True

@@ -1,7 +1,9 @@
 """What a run reads: from the configuration, which no other module of this package knows, to lists and loaders."""
 
 import multiprocessing
+import multiprocessing.queues
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,8 @@ TARGET_LISTS = ("val_cityscapes", "val2_cityscapes")
 GTA5_LISTS = ("train_game_9K", "val_game_1K")  # their images are of several sizes
 MOST_TARGET_BATCHES = 300  # of the target's views that are measured
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PREFETCHED = 2  # items that each worker has ready
+SHARED = "/dev/shm"  # where workers put them
 
 
 def augmentation(cfg: CfgNode) -> Augmentation:
@@ -157,7 +161,7 @@ class Data:
         """A DataLoader whose items need no collation unless asked for."""
         kwargs.setdefault("batch_size", None)
         if self.workers:
-            kwargs["prefetch_factor"] = 2
+            kwargs["prefetch_factor"] = PREFETCHED
             if sys.platform == "linux":
                 # A fork server (Python 3.14's default) would keep workers alive whose main process has been killed.
                 kwargs["multiprocessing_context"] = "fork"
@@ -165,6 +169,34 @@ class Data:
             Finalize(None, setattr, (ending, "value", 1), exitpriority=1)
             kwargs["worker_init_fn"] = partial(_shield, ending)
         return DataLoader(data, num_workers=self.workers, pin_memory=torch.cuda.is_available(), **kwargs)
+
+
+def check_shared_memory(cfg: CfgNode, workers: int, processes: int, here: int) -> None:
+    """Refuse loader workers whose batches would not fit into shared memory, of which containers have little.
+
+    Args:
+        cfg: the configuration.
+        workers: loader processes of each process.
+        processes: that share an iteration's images.
+        here: of them, those on this machine.
+
+    Raises:
+        UserError: they would not; with what to do about it.
+    """
+    if not workers or not os.path.isdir(SHARED):
+        return
+    height, width = cfg.DATASET.CROP_SIZE
+    target = target_images(cfg, processes) * (1 if cfg.MODEL.BASELINE else 2 * cfg.TRAIN.GROUP_SIZE)  # clean and noisy
+    # Three bytes of colour, one of label, one of padding per pixel.
+    batch = 5 * height * width * (cfg.TRAIN.BATCH_SIZE + target) / processes
+    needed, free = workers * here * PREFETCHED * batch, shutil.disk_usage(SHARED).free
+    if needed > free:
+        fitting = int(free * workers / needed)
+        raise UserError(
+            f"{workers * here} loader workers need {needed / 1e6:.0f} MB of shared memory, {SHARED} has "
+            f"{free / 1e6:.0f} MB: start the container with --shm-size={needed / 1e9 + 1:.0f}g or --ipc=host, or use "
+            + (f"--workers {fitting}, or --workers 0 for none" if fitting else "--workers 0")
+        )
 
 
 def target_images(cfg: CfgNode, processes: int) -> int:
@@ -217,7 +249,7 @@ def batches(loader: DataLoader) -> Iterator:
 
 
 def _shield(ending: object, worker: int) -> None:
-    """What to do in a new worker: leave signals to the main process.
+    """What to do in a new worker: leave signals to the main process; end where an item cannot be handed on.
 
     Ctrl-C, a scheduler or systemd signal all processes of a run, but the main process still needs the workers for the
     iteration that it finishes. The SIGTERM with which it ends them at its own end must work nevertheless.
@@ -227,6 +259,13 @@ def _shield(ending: object, worker: int) -> None:
         if ending.value:
             os._exit(0)
 
+    def end(error: Exception, item: object) -> None:
+        print(f"loader worker: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    # Without shared memory left, Python would drop the item, for which the main process would wait forever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)
+    signal.set_wakeup_fd(-1)  # the main process's (core/distributed.py)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ import models.fcn
 import train
 from core import distributed
 from core.cli import UserError
+from core.inference import Predictor
 from core.trainer import Trainer
 from datasets.iterations import Iterations
 
@@ -55,6 +57,12 @@ def kill_after_four_files() -> None:
     wrap(core.files.os, "replace", before=kill_at(5))
 
 
+def slow_last() -> None:
+    """Images take the last process longer than processes wait for each other."""
+    os.environ["SAC_TIMEOUT_MINUTES"] = "0.1"
+    wrap(Predictor, "__call__", before=lambda: time.sleep(4 * (distributed.rank() == distributed.size() - 1)))
+
+
 def later(action: Callable[[], None]) -> None:
     """Do it on the last process after so many iterations."""
     done = 0
@@ -83,7 +91,7 @@ def main() -> None:
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     small_networks()
     file = Path(sys.argv[1])
-    raised, originals = {}, (Trainer.train_on, Iterations.__getitem__)
+    raised, originals = {}, (Trainer.train_on, Iterations.__getitem__, Predictor.__call__)
     for number, run in enumerate(json.loads(file.read_text())):
         name_space(str(number), store)  # names come twice
         if run["plant"]:
@@ -94,7 +102,8 @@ def main() -> None:
         except UserError as error:
             raised[run["name"]] = f"{type(error).__name__}: {error}"
         distributed.stop()
-        Trainer.train_on, Iterations.__getitem__ = originals
+        Trainer.train_on, Iterations.__getitem__, Predictor.__call__ = originals
+        os.environ.pop("SAC_TIMEOUT_MINUTES", None)
         file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(raised))
 
 

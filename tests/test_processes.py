@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,10 @@ def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict
             jobs += [{"name": "interrupted", "command": "train", "arguments": a, "plant": ""} for a in arguments]
         jobs += [job for job in faults(folder, tree) if processes == 2] + [inference(folder, tree)]
         if processes == 2:
+            slow = inference(folder, tree, "slow")
+            slow["arguments"][slow["arguments"].index("val_cityscapes")] = "train_cityscapes"  # two for each
+            slow["arguments"][:0] = ["--submission", str(folder / "slow.zip")]
+            jobs.append(slow | {"plant": "slow_last"})
             killed = inference(folder, tree, "killed")
             jobs += [job | {"plant": "kill_after_four_files"} for job in (killed,)]
         if processes == 4:
@@ -232,6 +237,14 @@ def test_inference_writes_the_same_files(processes: int, runs: dict[int, dict[st
     one, several = (contents(runs[n]["larger"].folder.parent / "masks") for n in (1, processes))
     assert one == several and len(one) == 3 * small_tree.LISTS["val_cityscapes"]
     assert len(set(one.values())) > 3
+
+
+def test_an_inference_may_take_longer_than_the_timeout(runs: dict[int, dict[str, Run]]) -> None:
+    """A process takes 8 seconds longer than the other, and they wait for each other for 6; the zip has all masks."""
+    folder = runs[2]["larger"].folder.parent
+    assert len(contents(folder / "slow")) == 3 * small_tree.LISTS["train_cityscapes"]
+    assert "slow" not in json.loads((folder / "jobs.0.json").read_text())
+    assert len(zipfile.ZipFile(folder / "slow.zip").namelist()) == small_tree.LISTS["train_cityscapes"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

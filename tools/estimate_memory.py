@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run  # isort: skip
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ def main() -> None:
     add("--cfg", required=True, nargs="+", metavar="FILE", help="configurations (YAML)")
     add("--micro-batches", nargs="+", type=int, default=[1, 2, 4, 0], metavar="N",
         help="sizes to estimate for; 0 = all images at once (default: 1 2 4 0)")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs", help="configuration overrides")
+    add("--set", **KEY_VALUE)
     args = parser.parse_args()
     if min(args.micro_batches) < 0:
         raise UserError(f"--micro-batches {min(args.micro_batches)}: expected 1 or more, or 0 for all images at once")
