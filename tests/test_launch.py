@@ -223,6 +223,21 @@ def test_snapshots_by_name(project: Project, given: str, expected: str) -> None:
     assert words[0] == "infer_val.py" and {"--exp=v1", "--run=01_gta_resnet101"} <= set(words)
 
 
+@pytest.mark.parametrize(("given", "expected"), [
+    ("", "v1/01_gta_resnet101"), ("last", "v1/01_gta_resnet101"),
+    ("snapshots/gta_vgg16/final_e184.pth", "gta_vgg16/final_e184"),
+    ("bin/mine", "bin/mine"),
+])  # fmt: skip
+def test_masks_of_a_foreign_snapshot_are_not_the_run_s(project: Project, given: str, expected: str) -> None:
+    (project.root / "snapshots/gta_vgg16").mkdir()
+    (project.root / "snapshots/gta_vgg16/final_e184.pth").touch()
+    (project.root / "bin/mine.pth").touch()
+    assert project.call("infer_val", SNAPSHOT=given)[0] == 0
+    words = project.asked()
+    folder = words[words.index("--mask-output-dir") + 1]
+    assert Path(folder).relative_to(project.root) == Path("masks", expected, "val_cityscapes")
+
+
 @pytest.mark.parametrize("more", [{"SNAPSHOT": "nowhere"}, {"SNAPSHOT": "launch"}, {"EXP": "v2"}])
 def test_no_snapshot(project: Project, more: dict[str, str]) -> None:
     (project.root / "bin/launch").mkdir()
