@@ -171,3 +171,15 @@ def test_help_has_examples_and_needs_no_onnx() -> None:
     code += "runpy.run_path('tools/export.py', run_name='__main__')"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0 and "examples:" in shown.stdout and "--teacher" in shown.stdout
+
+
+def test_safetensors_hold_the_weights_bit_for_bit_and_a_card(call: Call, small: Path) -> None:
+    from safetensors.torch import load_file
+
+    _, student, _ = snapshot(small, "deeplabv2_resnet18")
+    out = small / "net.safetensors"
+    assert "licence line is yours" in call("deeplabv2_resnet18", "--safetensors", "--out", out)
+    found, expected = load_file(out), student.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    card = (small / "net.md").read_text()
+    assert "Licence: (" in card and "| 4 | e | 4, 4, 4 |" in card and "ARCH: deeplabv2_resnet18" in card
