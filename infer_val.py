@@ -1,7 +1,5 @@
 """Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
 
-import hashlib
-import json
 import os
 import sys
 import zipfile
@@ -11,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 from core.cli import KEY_VALUE, WORKERS, Parser, UserError, folder_name, run  # isort: skip
 
@@ -19,11 +18,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from core import config, distributed, visual
 from core.compute import Compute
-from core.files import atomic_write, find_files, read_bytes, write_bytes
+from core.files import atomic_write, find_files, sha256, write_bytes
 from core.inference import Predictor, load_network
+from core.outputs import OutputFile, OutputFolder
 from core.threads import cores
 from datasets import labels, lists
 from datasets.images import SUFFIXES
@@ -36,7 +37,6 @@ EXAMPLES = """examples:
   python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --resume final.pth \\
       --images street.jpg more/ --mask-output-dir masks --save ids vis --scales 0.75 1 1.25 --flip
 several GPUs: torchrun --standalone --nproc_per_node 4 infer_val.py ..."""
-RECORD = ".masks.json"  # beside the masks: which weights and options they are of
 MASK_COMPRESSION = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # of zlib's levels the fast one: masks are small anyway
 
 
@@ -63,9 +63,9 @@ def arguments() -> Namespace:
     add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over sizes")
     add("--flip", action="store_true", help="average with the mirrored image")
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
-    add("--resume-output", action="store_true",
-        help="skip images whose outputs are all there, by the same weights and options")
+    add("--resume-output", action="store_true", help="skip images whose outputs are all there")
     add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
+    add("--force", action="store_true", help="replace masks of another snapshot or configuration, and --submission")
     add("--set", **KEY_VALUE)
     args = parser.parse_args()
     check(args)
@@ -80,8 +80,6 @@ def check(args: Namespace) -> None:
         raise UserError(f"--window {args.window[0]} {args.window[1]}: expected sides from 32 to 16384 pixels")
     if args.submission and "cs" not in args.save:
         raise UserError("--submission needs the cs masks: add cs to --save")
-    if args.submission and Path(args.submission).is_dir():
-        raise UserError(f"--submission {args.submission} is a folder, expected a file to write")
     if Path(args.mask_output_dir).exists() and not Path(args.mask_output_dir).is_dir():
         raise UserError(f"--mask-output-dir {args.mask_output_dir} is a file, expected a folder")
 
@@ -105,9 +103,9 @@ class Output:
             return self.folder / name
         return self.folder / kind / (Path(name).with_suffix(".npz") if kind == "prob" else name)
 
-    def complete(self, name: str) -> bool:
-        """Whether every kind is there; what is there is whole."""
-        return all(self.path(name, kind).is_file() for kind in self.kinds)
+    def paths(self, name: str) -> list[Path]:
+        """The files of all kinds for the mask name NAME.png."""
+        return [self.path(name, kind) for kind in self.kinds]
 
     def write(self, name: str, ids: np.ndarray, image: np.ndarray, probabilities: np.ndarray | None) -> None:
         """Write all kinds: ids uint8 [H,W], image uint8 [H,W,3], probabilities float16 [C,H,W]."""
@@ -120,22 +118,6 @@ class Output:
                        "vis": lambda: visual.overlay(image, ids, self.palette)[..., ::-1]}[kind]()
             encoded = cv2.imencode(".png", picture, MASK_COMPRESSION)[1]
             write_bytes(path, encoded.tobytes(), durable=False)
-
-
-def origin(args: Namespace) -> bytes:
-    """Which weights, looked at how, the outputs are by; the content of RECORD."""
-    told = {"snapshot": args.resume, "sha256": hashlib.sha256(read_bytes(args.resume)).hexdigest(),
-            "teacher": args.teacher, "scales": args.scales, "flip": args.flip, "window": args.window}
-    return (json.dumps(told, indent=1) + "\n").encode()
-
-
-def same_as_before(folder: str, record: bytes) -> bool:
-    """Whether the outputs that are there are by the same weights, looked at alike; else they are nobody's from now."""
-    path = Path(folder, RECORD)
-    if path.is_file() and path.read_bytes().partition(b"sha256")[2] == record.partition(b"sha256")[2]:
-        return True
-    path.unlink(missing_ok=True)
-    return False
 
 
 def find_snapshot(args: Namespace) -> str:
@@ -191,19 +173,19 @@ def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]
     return {path for path, place in real.items() if place in written}
 
 
-def refuse_overwriting(samples: list[lists.Sample], root: str, names: list[str], output: Output) -> None:
-    """UserError where an output would take the place of an image."""
-    images = {os.path.realpath(os.path.join(root, sample.image)) for sample in samples}
-    for name in names:
-        for path in (output.path(name, kind) for kind in output.kinds):
-            if os.path.realpath(path) in images:
-                raise UserError(f"a mask would replace the image {path}: choose another --mask-output-dir")
-
+def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: str) -> dict[str, Any]:
+    """What a mask depends on beside its image."""
+    return {
+        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student", "network": cfg.MODEL.ARCH,
+        "classes": dict(zip(label_set.names, label_set.colours, strict=True)), "raw_ids": dict(label_set.raw_to_train),
+        "mean": cfg.DATASET.MEAN, "std": cfg.DATASET.STD, "precision": precision,
+        "scales": args.scales, "flip": args.flip, "window": args.window,
+    }  # fmt: skip
 
 def infer(
-    args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor, record: bytes
+    args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor
 ) -> None:
-    """Decode, predict, write, the record before the masks; decoding and writing go on beside the network."""
+    """Decode, predict, write; decoding and writing go on beside the network."""
     workers = min(4, cores() // distributed.size()) if args.workers is None else args.workers
     loader = DataLoader(Images([sample for sample, _ in todo], root), batch_size=None, num_workers=workers)
     pending: deque[Future] = deque()
@@ -217,8 +199,6 @@ def infer(
                 size = f"{image.shape[1]}x{image.shape[0]}"
                 raise UserError(f"{sample.image}, {size}, does not fit into the GPU's memory: look at it in "
                                 "windows, such as --window 512 1024") from None
-            if index == 0 and distributed.rank() == 0:
-                write_bytes(Path(args.mask_output_dir, RECORD), record)
             if probabilities is not None:
                 probabilities = probabilities.half().cpu().numpy()
             pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
@@ -229,20 +209,20 @@ def infer(
             future.result()
 
 
-def submission(path: str, output: Output, names: Sequence[str]) -> None:
+def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks; UserError where some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
     if missing:
-        raise UserError(f"--submission {path}: {len(missing)} of {len(names)} masks are not on this machine's disk, "
-                        f"first: {output.path(missing[0], 'cs')}; copy them there, and run again with --resume-output")
+        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not here, first: "
+                        f"{output.path(missing[0], 'cs')}; copy them here, and run again with --resume-output")
 
-    def write(file: object) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    def write(opened: object) -> None:
+        with zipfile.ZipFile(opened, "w", zipfile.ZIP_STORED) as archive:
             for name in names:
                 archive.write(output.path(name, "cs"), name)
 
-    atomic_write(path, write)
-    print(f"{len(names)} masks in {path}")
+    file.save(write)
+    print(f"{len(names)} masks in {file.path}")
 
 
 def main() -> None:
@@ -254,23 +234,34 @@ def main() -> None:
     output = Output(args.mask_output_dir, args.save, label_set)
     root, samples = find_images(args, cfg.DATASET.ROOT, output)
     names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
-    refuse_overwriting(samples, root, names, output)
+    masks = [path for name in names for path in output.paths(name)]
+    inputs = [args.resume, args.cfg, *(os.path.join(root, sample.image) for sample in samples)]
+    zipped = OutputFile("--submission", args.submission, args.force, inputs + masks) if args.submission else None
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     device = distributed.start(cfg.TRAIN.DEVICE)
+    compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
+    folder = OutputFolder("--mask-output-dir", output.folder, maker(args, cfg, label_set, compute.precision))
+    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    if sha256(args.resume) != folder.maker["snapshot"]:
+        raise UserError(f"{args.resume} was replaced while it was read; start again")
+    distributed.on_first(partial(folder.claim, masks, args.force, inputs))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
-    record = origin(args)
-    if distributed.from_first(partial(same_as_before, args.mask_output_dir, record)) and args.resume_output:
-        own = [entry for entry in own if not output.complete(entry[1])]
+    if args.resume_output:
+        own = [entry for entry in own if not all(map(folder.made, output.paths(entry[1])))]
     network = network.to(device, memory_format=torch.channels_last)
-    compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
-    if own:
-        infer(args, own, root, output, predict, record)
+    try:
+        folder.claim(())  # on other machines: their processes have read the same snapshot
+        if own:
+            infer(args, own, root, output, predict)
+    except UserError:
+        if distributed.rank() == 0:
+            folder.withdraw()
+        raise
     if distributed.rank() > 0:
         distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others
     else:
@@ -278,8 +269,8 @@ def main() -> None:
         skipped = f", {len(names) - done} were there" if args.resume_output else ""
         where = " of each machine" if distributed.machines() > 1 else ""
         print(f"{done} images{skipped}: masks in {args.mask_output_dir}{where}")
-        if args.submission:
-            submission(args.submission, output, names)
+        if zipped:
+            submission(zipped, output, names)
     distributed.stop()
 
 

@@ -67,7 +67,8 @@ class Compute:
         """
         largest = max(1, n if largest is None else largest)
         step = self.micro_batch or largest
-        return (slice(min(i, n), min(i + step, n)) for i in range(0, largest, step))
+        for i in range(0, largest, step):
+            yield slice(min(i, n), min(i + step, n))
 
     def called(self, network: nn.Module) -> nn.Module:
         """The network as it is called: compiled, where that is wanted."""
@@ -141,7 +142,7 @@ class Inputs:
     def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
         """Views, this process's of `total` ones, normalised (section 5.7)."""
         noisy, clean, padding, a, a_inv, _ = self.moved(batch)
-        noisy, clean = (normalise(image, padding, *self.statistics[1]) for image in (noisy, clean))
+        noisy, clean = normalise(noisy, padding, *self.statistics[1]), normalise(clean, padding, *self.statistics[1])
         return Views(noisy, clean, padding, a, a_inv, seeds, total)
 
     def images(self, batch: SourceBatch | ImageBatch) -> Tensor:
@@ -162,5 +163,7 @@ def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
         total: images of the batch over all processes.
     """
     here = distributed.share(total)
-    sequences = (np.random.SeedSequence((*key, place)) for place in range(here.start, here.stop))
-    return torch.tensor([int(s.generate_state(1, np.uint64)[0] >> 1) for s in sequences], dtype=torch.int64)
+    seeds = torch.empty(here.stop - here.start, dtype=torch.int64)
+    for i, place in enumerate(range(here.start, here.stop)):
+        seeds[i] = int(np.random.SeedSequence((*key, place)).generate_state(1, np.uint64)[0] >> 1)
+    return seeds

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
+from core import values
 from core.cli import UserError
 from core.files import read_yaml
 from models import NETWORKS
@@ -187,7 +188,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
         if name not in keys:
             raise UserError(f"unknown key {name} in {origin}{_similar(name, keys)}")
         section, short = name.split(".")
-        cfg[section][short] = _value(keys[name], value, origin)
+        cfg[section][short] = parse_value(keys[name], value, origin)
     _check_together(cfg)
     cfg.freeze()
     return cfg, notes
@@ -200,7 +201,7 @@ def _entries(file: str) -> list[tuple[str, Any, str]]:
         return []
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f"{file}: expected sections with keys in them, such as MODEL: {{LR: 2.5e-4}}")
-    return [(f"{section}.{name}", value, file) for section, values in content.items() for name, value in values.items()]
+    return [(f"{section}.{name}", value, file) for section, keys in content.items() for name, value in keys.items()]
 
 
 def _similar(name: str, keys: Iterable[str]) -> str:
@@ -210,50 +211,29 @@ def _similar(name: str, keys: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; docs/configuration.md lists them all"
 
 
-def _value(key: Key, given: Any, origin: str) -> Any:
-    """`given`, a YAML value or text, converted to the type of the key's default and checked against its rule."""
-    kind = element = type(key.default)
+def parse_value(key: Key, given: Any, origin: str) -> Any:
+    """A key's value in the type of its default, within its rule.
+
+    Args:
+        key: the key.
+        given: what the user wrote: text, or from a file also a list of texts, or None for nothing.
+        origin: where it was given, for the message.
+
+    Raises:
+        UserError: the value has another type or is not allowed.
+    """
+    several = isinstance(key.default, list)
+    kind = type(key.default)
+    if several:
+        kind = str if key.name == "VAL.LISTS" else type(key.default[0]) if key.default else int
     try:
-        if kind is list:
-            element = str if key.name == "VAL.LISTS" else type(key.default[0]) if key.default else int
-            items = _split(given) if isinstance(given, str) else given
-            if not isinstance(items, (list, tuple)):
-                raise ValueError
-            value = [_scalar(element, item) for item in items]
-        else:
-            value = _scalar(kind, given)
-    except (ValueError, OverflowError):
-        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[element]
-        raise UserError(
-            f"{key.name} = {given!r} in {origin}: expected {'a list, each ' if kind is list else ''}{word}"
-        ) from None
+        value = values.listed(kind, given) if several else values.single(kind, given)
+    except ValueError:
+        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+        expected = f"a list, each {word}" if several else word
+        raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {expected}") from None
     if not key.rule.test(value):
-        raise UserError(f"{key.name} = {given} in {origin}: expected {key.rule.allowed}")
-    return value
-
-
-def _split(text: str) -> list[str]:
-    """`9,14,16` or `[9, 14, 16]`, names with or without quotes."""
-    inner = text.strip().removeprefix("[").removesuffix("]").strip()
-    return [item.strip().strip("'\"") for item in inner.split(",")] if inner else []
-
-
-def _scalar(kind: type, given: Any) -> Any:
-    """One value, converted to `kind`; ValueError if it is of another type."""
-    if kind is bool:
-        words = {"true": True, "false": False}
-        if not isinstance(given, bool) and str(given).lower() not in words:
-            raise ValueError
-        return given if isinstance(given, bool) else words[str(given).lower()]
-    if isinstance(given, bool) or given is None:
-        raise ValueError
-    if kind is int and isinstance(given, float):
-        raise ValueError
-    if not isinstance(given, (str, int, float)):
-        raise ValueError
-    value = kind(given)
-    if kind is float and value != value:
-        raise ValueError
+        raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {key.rule.allowed}")
     return value
 
 

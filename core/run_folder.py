@@ -14,11 +14,12 @@ import torch
 import torchvision
 
 from core.cli import UserError, folder_name
-from core.log import LOGGER
 
 try:
     import fcntl
 except ImportError:  # Windows
+    import msvcrt
+
     fcntl = None
 
 
@@ -63,22 +64,26 @@ class Run:
         """
         try:
             self.snapshots.mkdir(parents=True, exist_ok=True)
-            # Readable and writable by the owner alone; the file stays, it holds nothing.
-            file = open(self.snapshots / ".lock", "w")
+            file = open(self.snapshots / ".lock", "a+b", opener=_no_link)  # it stays, and holds nothing
         except OSError as error:
             raise UserError(f"cannot write snapshots to {self.snapshots}: {error}") from None
-        if fcntl is None:
-            LOGGER.warning("this system has no file locks: never start the same run twice at a time")
-            return file
         try:
-            # Unlike flock's, this lock is not inherited by the loader's workers, who may live on for seconds.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is None:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                # Unlike flock's, this lock is not inherited by the loader's workers, who may live on for seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(f"another run is writing to {self.snapshots}; wait for it, or choose another --run"
                             ) from None
         except OSError:
             pass  # a network file system without locks: nothing can be promised there
         return file
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file; OSError for a link, which might lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def provenance(device: torch.device) -> dict[str, str]:

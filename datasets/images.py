@@ -147,9 +147,9 @@ def _header(data: bytes, path: str | Path) -> tuple[str, tuple[int, int], int]:
     """
     if data.startswith(SIGNATURE):
         # libpng would complain on stderr in words of its own: it only gets files that are whole.
-        problem, exif = _inspect(data)
-        if problem:
-            raise DataError(f"{path}: a PNG file that is {problem}; replace it")
+        found, exif = _inspect(data)
+        if found:
+            raise DataError(f"{path}: a PNG file that is {found}; replace it")
         if not exif:
             return "PNG", struct.unpack_from(">II", data, 16), 1
     try:
@@ -191,12 +191,17 @@ def kind(content: bytes, path: str | Path) -> tuple[int, int]:
     """
     if not content.startswith(SIGNATURE):
         raise UserError(f"{path} is not a PNG image")
-    if found := _inspect(content)[0]:
+    if found := problem(content):
         raise UserError(f"{path} is {found}; get it again")
     width, height = struct.unpack_from(">II", content, 16)
     if width * height > MAX_PIXELS:
         raise UserError(f"{path} has {width}x{height} pixels, at most {MAX_PIXELS} are read; is it a label?")
     return content[24], content[25]
+
+
+def problem(content: bytes) -> str:
+    """What is wrong with a PNG file's content, "" if nothing."""
+    return _inspect(content)[0]
 
 
 def _inspect(content: bytes) -> tuple[str, bool]:

@@ -186,10 +186,10 @@ def test_what_depends_on_a_change_is_done_again(call: Adapt, place: Path, capsys
     said = capsys.readouterr().out
     assert "infer_target: done before" in said and "weights: done in" in said and "sac: done in" in said
     # A longer training: the same command again, and its masks are no longer those of the shorter one.
-    before = (place / "masks/v1/01_gta_resnet101/val_cityscapes/.masks.json").read_text()
+    before = (place / "masks/v1/01_gta_resnet101/val_cityscapes/made_by.json").read_text()
     call("gta", "resnet101", *SMALL, "TRAIN.MAX_ITER", "4")
     assert "done before" not in capsys.readouterr().out
-    assert (place / "masks/v1/01_gta_resnet101/val_cityscapes/.masks.json").read_text() != before
+    assert (place / "masks/v1/01_gta_resnet101/val_cityscapes/made_by.json").read_text() != before
 
 
 def test_a_failing_stage_ends_it(call: Adapt, place: Path, capsys: pytest.CaptureFixture) -> None:

@@ -18,7 +18,7 @@ LEAVES = {
     "core.cli": (),
     "core.distributed": ("core.cli",),
     "core.files": ("core.cli",),
-    "core.tensor_files": ("core.cli", "core.files"),
+    "core.tensor_files": ("core.cli",),
     "datasets.labels": ("core.cli", "core.files"),
 }
 # The procedures, with the rooms that each may open; the rest of core stays in core and below them.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from runs import Stub
 
 from core import checkpoint, config, resume
+from core.alarms import Alarms
 from core.cli import UserError
 from core.files import read_yaml
 from core.optim import build_optimiser
@@ -29,6 +30,8 @@ from datasets.sampling import load_weights, save_weights
 from models.sac import SAC
 
 CLASSES = 3
+EXPECTED = {"arch": "stub", "num_epochs": 9, "seed": 0, "baseline": False, "per_epoch": 4,
+            "lists": {"source": "a", "target": "b"}, "config": "MODEL: {LR: 1}"}
 bounded = settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -80,12 +83,12 @@ def snapshot() -> dict:
     sac.slow_init.fill_(1)
     sac.backbone(torch.zeros(1, 3, 16, 16)).sum().backward()
     optimiser.step()
-    own = {"seed": 0, "baseline": False, "per_epoch": 4, "lists": {}, "config": "{}", "kept": [],
-           "alarms": {}, "log": {}, "skipped": {}}
+    names = [f"class {c}" for c in range(CLASSES)]
+    own = {**EXPECTED, "classes": names, "origin": {"torch": "2"}, "alarms": Alarms(names).memory,
+           "kept": [[0.5, 1, "epoch001_score0.500.pth"]], "log": {"metrics.jsonl": 1}, "skipped": {"source": ["a"]}}
     return resume.snapshot(resume.Progress(step=1, iteration=1), sac, optimiser, 0.5, own)
 
 
-EXPECTED = {"arch": "stub", "num_epochs": 9, "seed": 0, "baseline": False, "per_epoch": 4, "lists": {}, "config": "{}"}
 
 
 def begin(path: Path) -> None:

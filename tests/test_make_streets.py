@@ -275,6 +275,15 @@ def test_other_settings_are_refused(tree: Path) -> None:
     assert files(tree) == before
 
 
+def test_the_contact_sheet_replaces_nothing(tree: Path) -> None:
+    before = files(tree)
+    image = next(tree.rglob("game/images/*.png"))
+    assert "already exists; --force replaces it" in fails("--out", tree, *SMALL, "--sheet", tree / "sheet.png")
+    for path in (image, tree / "toy_streets.json"):
+        assert "would be replaced" in fails("--out", tree, *SMALL, "--sheet", path, "--force")
+    assert files(tree) == before
+
+
 def test_real_data_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "game/images").mkdir(parents=True)
     assert "game was not made by this command" in fails("--out", tmp_path, *SMALL)

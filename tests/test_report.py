@@ -88,7 +88,7 @@ def call(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def run(*options: object, masks: bool = True) -> tuple[Path, dict]:
         pairs = [f"{name}={world / 'masks' / folder}" for name, folder in (("baseline", "base"), ("adapted", "sac"))]
-        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out"]
+        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out", "--force"]
         arguments = [*fixed, *(["--masks", *pairs] if masks else []), *options]
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
         report.main()
@@ -256,6 +256,20 @@ def test_mistakes(call: Call, world: Path, options: tuple[str, ...], message: st
     with pytest.raises(UserError, match=message) as error:
         call(*(option.format(world) for option in options))
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_foreign_page_is_not_replaced(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_bytes(b"mine")
+    words = ["report.py", str(world / "logs/v1/base"), "--out", str(page.parent)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match="index.html already exists; --force replaces it"):
+        report.main()
+    assert page.read_bytes() == b"mine"
+    monkeypatch.setattr(sys, "argv", [*words, "--force"])
+    report.main()
+    assert data_of(page)["runs"]
 
 
 @pytest.mark.parametrize("masks", [True, False])

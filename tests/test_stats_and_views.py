@@ -195,6 +195,24 @@ def test_mistakes(call: Call, tree: Path, tmp_path: Path, options: tuple[str, ..
     assert not (tmp_path / "x.png").exists()
 
 
+def test_a_sheet_replaces_nothing(call: Call, tree: Path, tmp_path: Path) -> None:
+    """Least of all the very image that it shows, or one of the lists' images."""
+    listed = next(tree / line.split()[0] for line in (tree / "target.txt").read_text().splitlines())
+    alone = tmp_path / "street.png"
+    alone.write_bytes(listed.read_bytes())
+    for out, *options in ((alone, "--image", alone), (listed, "--image", alone), (listed,)):
+        before = out.read_bytes()
+        for force in ((), ("--force",)):
+            with pytest.raises(UserError, match="--out"):
+                sheet(call, tree, out, *options, *force)
+        assert out.read_bytes() == before
+    mine = tmp_path / "views.png"
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match="already exists; --force replaces it"):
+        sheet(call, tree, mine, "--count", 1)
+    assert sheet(call, tree, mine, "--count", 1, "--force").shape[2] == 3
+
+
 @pytest.mark.parametrize("tool", ["dataset_stats", "show_views"])
 def test_help_has_examples(tool: str) -> None:
     shown = subprocess.run([sys.executable, f"tools/{tool}.py", "--help"], cwd=ROOT, capture_output=True, text=True)

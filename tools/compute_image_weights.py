@@ -8,6 +8,7 @@ are those that training knows: X_gtFine_labelIds.png for a file X_leftImg8bit.pn
 
 import sys
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,12 +19,13 @@ import numpy as np
 
 from core.files import find_files
 from core.metrics import class_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet
 from datasets.lists import Sample
-from datasets.sampling import Weights, save_weights
+from datasets.sampling import Weights, write_weights
 
 EXAMPLES = """examples:
   python tools/compute_image_weights.py --labels masks/resnet101_gta --out data/cs_weights_resnet101_gta.data
@@ -74,19 +76,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
-    if args.out.exists() and not args.force:
-        raise UserError(f"--out {args.out} exists; --force overwrites it")
     classes = labels.load(args.classes)
     paths = find(args.labels, args.ext)
     names = lists.mask_names([Sample(path.name, None) for path in paths])
+    output = OutputFile("--out", args.out, args.force, [args.classes, *paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
     counts = np.stack(list(rows))  # [M,C]
     if not counts.any():
         raise UserError(f"no mask in {args.labels} has a pixel of any class")
-    save_weights(fractions(names, counts), args.out)
+    output.save(partial(write_weights, fractions(names, counts)))
 
     print(f"{'class':>5}  {'name':20} {'pixels':>14} {'masks':>8}")
     for c, name in enumerate(classes.names):

@@ -27,7 +27,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from core.files import find_files, read_bytes
+from core.files import find_files, read_bytes, sweep
+from core.outputs import OutputFolder, refuse_inputs
 from core.threads import parallel_map
 from datasets import images, labels, lists
 
@@ -86,12 +87,21 @@ DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # how their n
 }
 
 
-def is_whole(path: Path) -> bool:
-    """Whether a label is there and complete."""
+def is_done(path: Path) -> bool:
+    """Whether a label is there and complete; UserError for a picture that no conversion has written."""
     try:
-        return images.kind(path.read_bytes(), path) == (8, images.GREY)
-    except (OSError, UserError):
-        return False
+        content = path.read_bytes()
+    except OSError:
+        content = b""  # if it is there all the same, writing tells what is wrong
+    if not content.startswith(images.SIGNATURE) or images.problem(content):
+        if content and not content.startswith(images.SIGNATURE[:4]):
+            raise UserError(f"{path} is not a PNG image; --force replaces it, or choose another --ann-out")
+        return False  # a power failure may cut a file off
+    depth, colour = images.kind(content, path)
+    if (depth, colour) != (8, images.GREY):
+        found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')} PNG"
+        raise UserError(f"{path} is a {found}, not a converted label; --force replaces it, or choose another --ann-out")
+    return True
 
 
 class Outcome(NamedTuple):
@@ -113,7 +123,7 @@ def convert(files: tuple[Path, Path], read: Callable[[Path], np.ndarray], table:
         force: also where the label is there.
     """
     source, target = files
-    if not force and is_whole(target):
+    if not force and is_done(target):
         return Outcome(target)
     raw = read(source)
     label = cv2.LUT(raw, table)
@@ -173,9 +183,22 @@ def main() -> None:
 
     ending, read = DATASETS[args.dataset]
     files = find(args, ending)
+    targets = [target for _, target in files]
+    refuse_inputs("--ann-out", targets, (source for source, _ in files))
+    # The published data sets have one map each.
+    folder = OutputFolder("--ann-out", args.ann_out, {"raw_ids": dict(mapping)}) if args.classes else None
+    if folder:
+        folder.claim(targets, args.force)
     job = partial(convert, read=read, table=labels.lookup_table(mapping), force=args.force)
-    outcomes = list(parallel_map(job, files, args.workers, f"converting {args.dataset}"))
-    write_void(outcomes, args)
+    try:
+        outcomes = list(parallel_map(job, files, args.workers, f"converting {args.dataset}"))
+        write_void(outcomes, args)
+    except UserError:
+        if folder:
+            folder.withdraw()
+        raise
+    for path in {target.parent for target in targets}:
+        sweep(path)
     made = [outcome for outcome in outcomes if outcome.size[0]]
     print(f"{len(made)} labels converted, {len(files) - len(made)} were there already: {args.ann_out}")
     if made:

@@ -17,8 +17,8 @@ from core.cli import Parser, UserError, run  # isort: skip
 import cv2
 import numpy as np
 
-from core.files import write_bytes
 from core.metrics import class_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_image, read_label
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--as", choices=("SOURCE", "TARGET"), dest="domain",
                         help="names of the printed keys (default: SOURCE with labels, TARGET without)")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     label_set = labels.load(args.classes)
@@ -98,12 +99,15 @@ def main() -> None:
     if 0 < len(with_label) < len(samples):
         given = f"{len(with_label)} of {len(samples)} lines"
         raise UserError(f"list {args.list}: {given} have a label; give all of them a label, or none")
+    inputs = [args.classes, lists.find(args.list, str(args.root))]
+    inputs += [args.root / path for sample in samples for path in sample if path]
+    output = OutputFile("--json", args.json, args.force, inputs) if args.json else None
 
     job = partial(measure, root=args.root, num_classes=label_set.num_classes)
     result = statistics(list(parallel_map(job, samples, args.workers, "measuring")), label_set)
     print(text(result, args.domain or ("SOURCE" if with_label else "TARGET")))
-    if args.json:
-        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    if output:
+        output.write((json.dumps(result, indent=1) + "\n").encode())
         print(f"written to {args.json}")
 
 

@@ -20,8 +20,8 @@ from core.cli import Parser, UserError, run  # isort: skip
 import torch
 from torch import Tensor
 
-from core.files import write_bytes
 from core.metrics import ConfusionMatrix, pair_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
@@ -108,6 +108,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data (default data)")
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="classes left out of the mean")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
     args = parser.parse_args()
@@ -120,6 +121,8 @@ def main() -> None:
     if not args.predictions.is_dir():
         raise UserError(f"--predictions {args.predictions}: there is no such folder")
     pairs = pairs_of(args.list, args.root, args.predictions)
+    inputs = [args.classes, lists.find(args.list, str(args.root)), *(path for pair in pairs for path in pair)]
+    output = OutputFile("--json", args.json, args.force, inputs) if args.json else None
 
     torch.set_num_threads(1)  # the images are what runs in parallel
     matrix = ConfusionMatrix(classes.num_classes)
@@ -131,8 +134,8 @@ def main() -> None:
         besides = f" but those of --ignore ({' '.join(map(str, ignore))})" if ignore else ""
         raise UserError(f"no mIoU: in the {len(pairs)} labels of list {args.list} no pixel has a class{besides}")
     print(table(matrix, result, classes, ignore))
-    if args.json:
-        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    if output:
+        output.write((json.dumps(result, indent=1) + "\n").encode())
         print(f"written to {args.json}")
 
 

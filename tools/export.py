@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core import config
-from core.files import write_bytes
 from core.inference import SMALLEST, load_network
+from core.outputs import OutputFile
 from datasets import labels
 from tools.exporting import card
 
@@ -116,13 +116,12 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
     parser.add_argument("--safetensors", action="store_true", help="the weights as safetensors, with a model card")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if MISSING and not args.safetensors:
         raise UserError(f"{MISSING}: pip install onnx onnxruntime")
-    if args.out.is_dir() or (args.out.exists() and not args.force):
-        raise UserError(f"--out {args.out} exists" + ("; --force overwrites it" if args.out.is_file() else ""))
+    output = OutputFile("--out", args.out, args.force, [args.resume, args.cfg])
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
     network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
@@ -145,7 +144,7 @@ def main() -> None:
         print(f"{size}: {100 * same:.3f} % of the pixels of the same class, logits differ by {error:.1e}")
         if same < AGREE or not error <= TOLERANCE:
             raise UserError(f"ONNX Runtime differs from PyTorch at {size}: {args.out} is not written")
-    write_bytes(args.out, content)
+    output.write(content)
     print(f"written to {args.out}: {len(content) / 2**20:.0f} MiB, input image [batch,3,height,width]")
 
 

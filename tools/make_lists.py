@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from core.cli import Parser, UserError, run  # isort: skip
 
 from core.files import find_files
+from core.outputs import OutputFile
 from datasets import lists
 from datasets.lists import Sample
 
@@ -190,12 +191,10 @@ def write(found: dict[str, list[Sample]], out: Path, force: bool) -> None:
     """Write the lists that are new; UserError, and nothing written, if one would replace other lines."""
     contents = {out / f"{name}.txt": lists.text(samples).encode() for name, samples in found.items()}
     same = {path for path, content in contents.items() if path.is_file() and path.read_bytes() == content}
-    other = [path for path in contents if path.exists() and path not in same]
-    if other and not force:
-        raise UserError(f"{', '.join(map(str, other))} exist with other lines; --force replaces them")
+    new = {path: OutputFile("the list", path, force) for path in contents if path not in same}
     for (name, samples), path in zip(found.items(), contents, strict=True):
-        if path not in same:
-            lists.write(path, samples)
+        if path in new:
+            new[path].write(contents[path])
         print(f"{path}: {len(samples)} images{origin(name, samples)}" + (" (unchanged)" if path in same else ""))
 
 

@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from core.files import read_bytes, write_bytes
+from core.outputs import OutputFile
 from core.threads import cores
 from datasets.labels import CITYSCAPES, RAW_MAPS
 from tools.streets.render import LABEL_IDS, render
@@ -202,6 +203,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--calm", action="store_true", help="quiet streets: fewer kinds of objects, fewer of each")
     parser.add_argument("--workers", type=WORKERS, default=0, metavar="N", help="processes; 0 = one per core")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of the worlds (PNG)")
+    parser.add_argument("--force", action="store_true", help="replace an existing --sheet")
     return parser.parse_args()
 
 
@@ -217,13 +219,15 @@ def main() -> None:
     wanted = [scene for scene in planned if scene.world in args.worlds]
     if not wanted:
         raise UserError("nothing to render: all numbers of images are 0")
+    files = [path for scene in wanted for path in (scene.image, scene.label) if path]
+    sheet = OutputFile("--sheet", args.sheet, args.force, [args.out / SETTINGS, *files]) if args.sheet else None
     claim(args.out, {scene.world: {"seed": args.seed, "size": list(scene.size), "calm": args.calm} for scene in wanted})
     made = sum(make_all(wanted, args.workers))
     print(f"{made} images rendered, {len(wanted) - made} already existed, in {args.out}")
-    if args.sheet:
+    if sheet:
         columns = [scenes(stream, range(4)) for stream in ("gta", "synthia", "train")]
         columns = [column for column in columns if column[0].world in args.worlds]
-        write_bytes(args.sheet, contact_sheet(columns))
+        sheet.write(contact_sheet(columns))
         print(f"contact sheet: {args.sheet}")
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run  # isort: skip
 
-from core.files import write_bytes
+from core.outputs import OutputFile
 from datasets import labels, lists
 from datasets.labels import LabelSet
 from tools.report_page import comparison, runs
@@ -142,11 +142,13 @@ def main() -> None:
     parser.add_argument("--classes", metavar="NAME|FILE", help="label set (default: the runs')")
     parser.add_argument("--masks", nargs="+", metavar="NAME=DIR", help="masks; the first is compared with the last")
     parser.add_argument("--images", type=int, default=6, metavar="N", help="that gained, and lost (default 6)")
+    parser.add_argument("--force", action="store_true", help="replace an existing FOLDER/index.html")
     args = parser.parse_args()
     if args.images < 0:
         raise UserError(f"--images {args.images}: expected 0 or more")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, expected a folder")
+    output = OutputFile("--out", args.out / "index.html", args.force)
     folders = runs.find(args.runs)
     read = [runs.read(folder) for folder in folders]
     label_set = labels.load(args.classes or read[-1]["cfg"].DATASET.CLASSES)
@@ -169,7 +171,7 @@ def main() -> None:
             break
     else:
         raise UserError(f"the page would have {len(content)} bytes: fewer --images")
-    write_bytes(args.out / "index.html", content)
+    output.write(content)
     print(f"{len(read)} runs, {len(shown)} images: {args.out / 'index.html'} ({len(content) / 1e6:.1f} MB)")
 
 

@@ -21,8 +21,8 @@ from yacs.config import CfgNode
 
 import datasets
 from core import config, visual
-from core.files import write_bytes
-from datasets import labels
+from core.outputs import OutputFile
+from datasets import labels, lists
 from datasets.images import read_image
 from datasets.source import SourceTraining
 from datasets.target import TargetBatch, TargetTraining, make_views
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2, metavar="N", help="target images to draw (default 2)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="as in train.py (default 0)")
     parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="of a picture (default 320)")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
@@ -154,9 +155,12 @@ def main() -> None:
         raise UserError("--index and --seed are 0 or more, --count is 1 or more, --width is 32 to 4096")
     # A baseline has no views of its own: what is drawn are those that SAC would make of its configuration.
     cfg, _ = config.load(args.cfg, [*args.pairs, "MODEL.BASELINE", "False"])
+    samples = [sample for name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(name, cfg.DATASET.ROOT)]
+    read = [Path(cfg.DATASET.ROOT, path) for sample in samples for path in sample if path]
+    output = OutputFile("--out", args.out, args.force, [args.cfg, *([args.image] if args.image else []), *read])
     image = read_image(args.image) if args.image else None
     sheet = draw_sheet(cfg, args.seed, args.index, 1 if args.image else args.count, image, args.width)
-    write_bytes(args.out, cv2.imencode(args.out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
+    output.write(cv2.imencode(args.out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
     print(f"written to {args.out}: {sheet.shape[1]}x{sheet.shape[0]}")
 
 

@@ -68,10 +68,11 @@ def configuration(path: Path) -> CfgNode:
     content, cfg = read_yaml(path), config.defaults()
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a run's configuration")
-    for section, values in content.items():
-        for key, value in values.items() if isinstance(values, dict) and section in cfg else ():
-            if key in cfg[section]:
-                cfg[section][key] = value
+    for key in config.KEYS:
+        section, name = key.name.split(".")
+        values = content.get(section)
+        if isinstance(values, dict) and name in values:
+            cfg[section][name] = config.parse_value(key, values[name], str(path))
     return cfg
 
 
