@@ -158,8 +158,8 @@ def _masks(task: Task, row: str, name: str, stage: str) -> Stage:
     cfg, pairs = task.configuration(row)
     kinds = ("--save", "ids", "vis") if not task.validation and stage != "infer_target" else ()
     command = ("infer_val.py", "--cfg", cfg, "--resume", task.snapshot(row), "--infer-list", name,
-               "--mask-output-dir", _mask_folder(task, row, name), "--resume-output", "--force", *kinds, *task.infer_options,
-               *_set(pairs))
+               "--mask-output-dir", _mask_folder(task, row, name), "--resume-output", "--force", *kinds,
+               *task.infer_options, *_set(pairs))
     return Stage(stage, f"write masks of {name}, by {TITLES[row]}", (_parallel(task, command),), (FILES[row],))
 
 
@@ -176,7 +176,8 @@ def _pages(task: Task, rows: list[str], trained: list[str], cfg: CfgNode) -> lis
     """The report, and where there are labels the table; SAC comes last in the report, which compares it."""
     ordered = sorted(trained, key=lambda row: (row == "sac", row != "abn"))
     data, out = ("--root", cfg.DATASET.ROOT, "--classes", cfg.DATASET.CLASSES), task.out or task.home
-    command = ("tools/report.py", *(task.folder("logs", row) for row in ordered), "--out", f"{out}/report", *data, "--force")
+    logs = (task.folder("logs", row) for row in ordered)
+    command = ("tools/report.py", *logs, "--out", f"{out}/report", *data, "--force")
     if not task.validation:
         return [Stage("report", "write the report", (command,), tuple(FILES[row] for row in trained))]
     masks = [f"{FILES[r]}={_mask_folder(task, r, task.validation)}" for r in ordered if r in rows]
