@@ -63,7 +63,7 @@ class Trainer:
         sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
         self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
         self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)
-        self.told = {"classes": list(label_set.names), "origin": provenance(device)}  # in snapshots, for people
+        self.told = {"classes": list(label_set.names), "colours": list(label_set.colours), "origin": provenance(device)}
         self.entries: list[Entry] = []  # iterations that have not been read yet
         self.read_at, self.batches = time.monotonic(), iter(())
         distributed.on_first(partial(write_bytes, folder.logs / "config.yaml", self.identity["config"].encode()))
@@ -168,7 +168,7 @@ class Trainer:
         distributed.on_first(self.best.tidy)
 
     def state(self) -> dict[str, Any]:
-        """A snapshot."""
+        """A snapshot; what is told in it is for people and core/segment.py."""
         own = {**self.identity, **self.told, **self.step.compute.state(), "alarms": self.alarms.memory,
                "skipped": self.tally.files, "kept": [list(entry) for entry in self.best.kept],
                "log": self.log.position(self.progress.step)}
