@@ -24,7 +24,7 @@ from core.files import write_bytes
 from core.threads import cores
 from datasets import lists
 from tools.benchmarks.material import Settings, render
-from tools.gpu_check import device as on_device
+from tools.gpu_check import device
 from tools.gpu_check.children import LIMIT, Children, Failed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ class Check:
 
     def rows(self) -> Iterator[Row]:
         """Each check's row, one after the other."""
-        self.machine = self.children.call(on_device.machine, self.device)
+        self.machine = self.children.call(device.machine, self.device)
         cards = self.machine.get("names") or ["none: a rehearsal on the CPU"]
         yield Row("machine", f"{', '.join(cards)}; torch {self.machine['torch']}", "", True)
         for mode in MODES:
@@ -122,7 +122,7 @@ class Check:
 
     def waits(self) -> Row:
         """Whether the step waits for the device."""
-        noticed = self.children.call(on_device.waits, self.device)
+        noticed = self.children.call(device.waits, self.device)
         return Row("waits", "a step waits for nothing" if noticed else "not measured: no GPU", "0", noticed or None)
 
     def memory(self, cap: int, precision: str, micro_batch: int) -> Row:
@@ -130,7 +130,7 @@ class Check:
         name, what = f"memory_{cap}_GB_{precision}", f"ResNet-101, TRAIN.MICRO_BATCH {micro_batch}"
         if self.machine["cards"] and max(self.machine["GB"]) < cap:
             return Row(name, f"not measured: the card has {max(self.machine['GB'])} GB", f"{cap} GB")
-        found = self.children.call(on_device.peak, self.device, precision, micro_batch, cap)
+        found = self.children.call(device.peak, self.device, precision, micro_batch, cap)
         if found is None:
             return Row(name, "not measured: no GPU", f"{cap} GB")
         return Row(name, f"{found:.1f} GB: {what}", f"{cap} GB", found <= cap)
@@ -146,7 +146,7 @@ class Check:
             if workers > cores() and not (small and workers == 4):
                 yield Row(name, f"not measured: {cores()} cores")
                 continue
-            check = (on_device.loader, str(root), workers, small)
+            check = (device.loader, str(root), workers, small)
             yield attempt(name, lambda check=check, name=name: Row(
                 name, f"{self.children.call(*check):.0f} images/s" + " of toy size" * small, "", True))
 
