@@ -1,11 +1,11 @@
-"""The only definition of the classes: names, colours, and all maps between raw IDs and train IDs.
+"""Label sets: names, colours, and the map from raw IDs, or colours, to train IDs. Cityscapes' is defined here.
 
 A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw IDs are the values in the label
-files of the data sets.
+files of a data set; some data sets have colours instead.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ class LabelSet:
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]  # RGB
     raw_to_train: Mapping[int, int]  # any other raw ID -> 255
+    colour_to_train: Mapping[tuple[int, int, int], int] = field(default_factory=dict)  # RGB; any other -> 255
 
     @property
     def num_classes(self) -> int:
@@ -82,36 +83,25 @@ _CITYSCAPES = (  # name, label ID in Cityscapes and GTA5, colour
     ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
-_LABEL_IDS = {raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)}
 
 CITYSCAPES = LabelSet(
     name="cityscapes",
     names=tuple(name for name, _, _ in _CITYSCAPES),
     colours=tuple(colour for _, _, colour in _CITYSCAPES),
-    raw_to_train=_LABEL_IDS,
+    raw_to_train={raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)},
 )
 
 # SYNTHIA's evaluation protocols leave out these train IDs.
 SYNTHIA_16 = (9, 14, 16)
 SYNTHIA_13 = (3, 4, 5, 9, 14, 16)
 
-# Raw IDs of the published data sets -> train IDs of CITYSCAPES. SYNTHIA's 22, lane marking, is ignored.
-RAW_MAPS: dict[str, Mapping[int, int]] = {
-    "cs": _LABEL_IDS,
-    "gta": _LABEL_IDS,
-    "synthia": {
-        **{1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17},
-        **{15: 6, 16: 9, 17: 12, 18: 14, 19: 15, 20: 16, 21: 3},
-    },
-}
-
 
 def load(name_or_path: str) -> LabelSet:
     """The label set "cityscapes", or the one described by a YAML file.
 
     Keys of the file: `names`, a list of class names in the order of their train IDs; `colours`, a [red, green, blue]
-    for each; `raw_ids` (optional), {raw ID: train ID}, without which raw IDs are train IDs; `ignore` (optional), raw
-    IDs to ignore, like every raw ID that `raw_ids` does not list.
+    for each; `raw_ids` (optional), {raw ID: train ID or name}, or `raw_colours`, {red green blue: train ID or name},
+    without which raw IDs are train IDs; `ignore` (optional), raw IDs to ignore, like all that `raw_ids` does not list.
 
     Raises:
         UserError: the file is missing or not valid YAML, or has unknown keys or wrong values.
@@ -128,7 +118,7 @@ def load(name_or_path: str) -> LabelSet:
 
 
 def _label_set(name: str, content: Any) -> LabelSet:
-    allowed = ("names", "colours", "raw_ids", "ignore")
+    allowed = ("names", "colours", "raw_ids", "raw_colours", "ignore")
     if not isinstance(content, dict):
         raise ValueError(f"expected the keys {', '.join(allowed)}")
     unknown = [key for key in content if key not in allowed]
@@ -142,28 +132,59 @@ def _label_set(name: str, content: Any) -> LabelSet:
     colours = content.get("colours")
     if not isinstance(colours, list) or len(colours) != len(names) or not all(_is_colour(c) for c in colours):
         raise ValueError(f"`colours` must be {len(names)} lists [red, green, blue], each value from 0 to 255")
-    raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), len(names))
-    return LabelSet(name, tuple(names), tuple(tuple(c) for c in colours), raw_to_train)
+    coloured = colour_map(content["raw_colours"], names) if content.get("raw_colours") is not None else {}
+    if coloured and content.get("raw_ids") is not None:
+        raise ValueError("`raw_ids` and `raw_colours`: expected one of them")
+    raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), names)
+    mapped = coloured or raw_to_train
+    without = set(range(len(names))) - set(mapped.values())
+    if without:
+        raise ValueError(f"no raw {'colour' if coloured else 'ID'} is mapped to train ID {min(without)}")
+    return LabelSet(name, tuple(names), tuple(tuple(c) for c in colours), raw_to_train, coloured)
 
 
-def _raw_to_train(raw_ids: Any, ignore: Any, num_classes: int) -> dict[int, int]:
+def _raw_to_train(raw_ids: Any, ignore: Any, names: Sequence[str]) -> dict[int, int]:
     ignore = [] if ignore is None else ignore
     if not isinstance(ignore, list) or not all(_is_byte(raw) for raw in ignore):
         raise ValueError("`ignore` must be a list of raw IDs, each from 0 to 255")
     if raw_ids is None:
-        raw_ids = {i: i for i in range(num_classes) if i not in ignore}
-    if not isinstance(raw_ids, dict) or not all(_is_byte(raw) for raw in raw_ids):
-        raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
-    for raw, train in raw_ids.items():
-        if not _is_byte(train) or not (train < num_classes or train == IGNORE):
-            allowed = f"train IDs are 0 to {num_classes - 1}, or 255 for ignored"
-            raise ValueError(f"`raw_ids` maps {raw} to {train!r}; {allowed}")
+        raw_ids = {i: i for i in range(len(names)) if i not in ignore}
+    raw_to_train = id_map(raw_ids, names)
+    for raw, train in raw_to_train.items():
         if raw in ignore and train != IGNORE:
             raise ValueError(f"raw ID {raw} is both in `raw_ids` and in `ignore`")
-    without = set(range(num_classes)) - set(raw_ids.values())
-    if without:
-        raise ValueError(f"no raw ID is mapped to train ID {min(without)}")
-    return raw_ids | dict.fromkeys(ignore, IGNORE)
+    return raw_to_train | dict.fromkeys(ignore, IGNORE)
+
+
+def id_map(raw_ids: Any, names: Sequence[str]) -> dict[int, int]:
+    """`raw_ids` of a YAML file, {raw ID: train ID, or name of a class} -> {raw ID: train ID}; ValueError if invalid."""
+    if not isinstance(raw_ids, dict) or not all(_is_byte(raw) for raw in raw_ids):
+        raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
+    return {raw: _train_id("raw_ids", raw, train, names) for raw, train in raw_ids.items()}
+
+
+def colour_map(raw_colours: Any, names: Sequence[str]) -> dict[tuple[int, int, int], int]:
+    """`raw_colours` of a YAML file, {red green blue: train ID, or name} -> {(red, green, blue): train ID}."""
+    example = "`raw_colours` must be {red green blue: train ID}, such as {128 64 128: 0}"
+    if not isinstance(raw_colours, dict):
+        raise ValueError(example)
+    found = {}
+    for text, train in raw_colours.items():
+        parts = str(text).split()
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) <= 255 for part in parts):
+            raise ValueError(f"{example}, not {text!r}")
+        found[tuple(map(int, parts))] = _train_id("raw_colours", text, train, names)
+    return found
+
+
+def _train_id(key: str, raw: Any, train: Any, names: Sequence[str]) -> int:
+    """The train ID that a raw one, or a colour, is mapped to by number or by name."""
+    if isinstance(train, str) and train in names:
+        return list(names).index(train)
+    if not _is_byte(train) or not (train < len(names) or train == IGNORE):
+        allowed = f"train IDs are 0 to {len(names) - 1}, or 255 for ignored"
+        raise ValueError(f"`{key}` maps {raw} to {train!r}; {allowed}")
+    return train
 
 
 def _is_byte(value: Any) -> bool:
