@@ -14,12 +14,21 @@ from typing import Any, NamedTuple
 from core.cli import UserError
 from core.files import find_files, read_yaml
 from datasets import labels
-from datasets.images import SUFFIXES
+from datasets.images import GREY, PALETTE, RGB, RGBA, SUFFIXES
 from datasets.labels import LabelSet
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs" / "domains"
 ALIASES = {"cs": "cityscapes"}
-ENCODINGS = ("raw_ids", "palette", "rgb", "red16", "train_ids")
+# How labels hold their classes: bit depth and colour type of the PNGs, and in words.
+ENCODED: dict[str, tuple[tuple[tuple[int, int], ...], str]] = {
+    "raw_ids": (((8, GREY),), "an 8-bit grey PNG of raw IDs"),
+    "palette": (((1, PALETTE), (2, PALETTE), (4, PALETTE), (8, PALETTE), (8, GREY)),
+                "a palette or 8-bit grey PNG of raw IDs"),
+    "rgb": (((8, RGB), (8, RGBA)), "an 8-bit RGB PNG of classes' colours"),
+    "red16": (((16, RGB),), "a 16-bit RGB PNG of raw IDs in the red channel"),
+    "train_ids": (((8, GREY),), "an 8-bit grey PNG of train IDs"),
+}  # fmt: skip
+KINDS = {dict: "{placeholder: value}", int: "a whole number", str: "a list's name"}
 PLACEHOLDER = re.compile(r"\{(\w+)(/?)\}")
 
 
@@ -68,7 +77,7 @@ class Labels:
 
     files: Pattern  # as published
     train_ids: Pattern  # as convert_train_ids.py writes them; the published ones themselves, if they are train IDs
-    encoding: str  # one of ENCODINGS
+    encoding: str  # of ENCODED
     ending: str  # of the published files' names
 
 
@@ -152,8 +161,10 @@ def _domain(name: str, content: Any) -> Domain:
     _check_keys(content, allowed, "the file")
     if "images" not in content:
         raise ValueError("`images` is missing: where the images lie, such as images/{name}.png")
-    images = Pattern(str(content["images"]))
-    lists = {key: _list_rule(key, rule, images) for key, rule in (content.get("lists") or {}).items()}
+    images, rules = Pattern(str(content["images"])), content.get("lists") or {}
+    if not isinstance(rules, dict):
+        raise ValueError("`lists` must be {name of a list: which images it holds, {} for all}")
+    lists = {key: _list_rule(key, rule, images) for key, rule in rules.items()}
     return Domain(
         name=name, images=images, lists=lists, classes=_classes(content),
         labels=_labels(content["labels"], images) if content.get("labels") else None,
@@ -172,8 +183,8 @@ def _check_keys(content: Any, allowed: tuple[str, ...], what: str) -> None:
 def _labels(content: Any, images: Pattern) -> Labels:
     _check_keys(content, ("files", "train_ids", "encoding", "ending"), "labels")
     encoding = content.get("encoding")
-    if encoding not in ENCODINGS:
-        raise ValueError(f"labels: encoding {encoding!r}; expected {', '.join(ENCODINGS)}")
+    if encoding not in ENCODED:
+        raise ValueError(f"labels: encoding {encoding!r}; expected {', '.join(ENCODED)}")
     files = Pattern(str(content.get("files", "")))
     train_ids = files if encoding == "train_ids" else Pattern(str(content.get("train_ids", "")))
     for pattern in (files, train_ids):
@@ -186,6 +197,9 @@ def _labels(content: Any, images: Pattern) -> Labels:
 
 def _list_rule(name: str, content: Any, images: Pattern) -> ListRule:
     _check_keys(content, tuple(f.name for f in fields(ListRule)), f"list {name}")
+    for key, kind in (("where", dict), ("images", int), ("numbered_to", int), ("drawn_of", int), ("without", str)):
+        if not isinstance(content.get(key, kind()), kind):
+            raise ValueError(f"list {name}: {key} must be {KINDS[kind]}, not {content[key]!r}")
     where = {key: tuple(map(str, v if isinstance(v, list) else [v])) for key, v in content.get("where", {}).items()}
     rule = ListRule(**content | {"where": where})
     if rule.labels not in ("required", "optional", "none"):

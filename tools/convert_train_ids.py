@@ -30,7 +30,7 @@ from core.cli import Parser, UserError, run
 from core.files import find_files, read_bytes
 from core.threads import parallel_map
 from datasets import domains, images, labels, lists
-from datasets.domains import Domain
+from datasets.domains import ENCODED, Domain
 from datasets.labels import LabelSet
 
 EXAMPLES = """examples:
@@ -38,15 +38,6 @@ EXAMPLES = """examples:
   python tools/convert_train_ids.py --dataset configs/own_source.yaml
   python tools/convert_train_ids.py --dataset gta --ann-data data/game/labels --ann-out data/game/labels_cs
 """
-RGBA = 6  # colour type of PNGs
-# What a label has to be: bit depth and colour type of a PNG, and in words.
-EXPECTED: dict[str, tuple[tuple[tuple[int, int], ...], str]] = {
-    "raw_ids": (((8, images.GREY),), "an 8-bit grey PNG of label IDs"),
-    "palette": (tuple((d, images.PALETTE) for d in (1, 2, 4, 8)) + ((8, images.GREY),),
-                "a palette or 8-bit grey PNG of label IDs"),
-    "rgb": (((8, images.RGB), (8, RGBA)), "an 8-bit RGB PNG of the colours that `raw_colours` names"),
-    "red16": (((16, images.RGB),), "a 16-bit RGB PNG"),
-}  # fmt: skip
 
 
 def read_raw(path: Path, encoding: str, origin: str = "--dataset") -> np.ndarray:
@@ -55,7 +46,7 @@ def read_raw(path: Path, encoding: str, origin: str = "--dataset") -> np.ndarray
     Raises:
         UserError: the file is not of this encoding, which `origin` says that it is.
     """
-    kinds, words = EXPECTED[encoding]
+    kinds, words = ENCODED[encoding]
     content = read_bytes(path)
     depth, colour = images.kind(content, path)
     if (depth, colour) not in kinds:
