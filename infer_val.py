@@ -187,6 +187,9 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
+    if args.submission and label_set.names != labels.CITYSCAPES.names:
+        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
+                        f"DATASET.CLASSES = {cfg.DATASET.CLASSES} are not; leave --submission out")
     root, samples = find_images(args, cfg.DATASET.ROOT)
     names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
     output = Output(args.mask_output_dir, args.save, label_set)
@@ -194,6 +197,7 @@ def main() -> None:
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     device = distributed.start(cfg.TRAIN.DEVICE)
+    distributed.on_first(lambda: labels.say_beside_masks(output.folder, label_set))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:

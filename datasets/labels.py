@@ -4,16 +4,19 @@ A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. 
 files of a data set; some data sets have colours instead.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.cli import UserError
-from core.files import read_yaml
+from core.files import read_yaml, write_bytes
 
 IGNORE = 255
+BESIDE_MASKS = "classes.yaml"  # in a folder of masks of another label set than Cityscapes'
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,22 @@ def load(name_or_path: str) -> LabelSet:
         return _label_set(name_or_path, content)
     except ValueError as error:
         raise UserError(f"{name_or_path}: {error}") from None
+
+
+def of_masks(folder: Path, given: str = "") -> LabelSet:
+    """The label set of a folder of masks: `given`, or what infer_val.py has said there, or Cityscapes'."""
+    beside = folder / BESIDE_MASKS
+    return load(given or (str(beside) if beside.is_file() else CITYSCAPES.name))
+
+
+def say_beside_masks(folder: Path, label_set: LabelSet) -> None:
+    """Write a label set's names and colours into a folder of masks, for `of_masks`; UserError if the disk refuses."""
+    beside = folder / BESIDE_MASKS
+    if label_set is not CITYSCAPES:
+        content = {"names": label_set.names, "colours": label_set.colours}
+        write_bytes(beside, json.dumps(content).encode())  # JSON is YAML
+    elif beside.exists():
+        beside.unlink()
 
 
 def _label_set(name: str, content: Any) -> LabelSet:

@@ -16,7 +16,7 @@ from PIL import Image
 from core.cli import UserError
 from core.files import atomic_write
 from core.threads import parallel_map
-from datasets import images, lists
+from datasets import images, labels, lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists
 
@@ -442,6 +442,9 @@ def test_evaluation_of_another_label_set(scene: Path, call: Call) -> None:
     result, _ = evaluated(call, scene, "--classes", scene / "own.yaml")
     assert result["miou16"] is None and result["miou13"] is None and list(result["iou"]) == names
     assert result["miou"] == evaluated(call, scene)[0]["miou"]
+    labels.say_beside_masks(scene / "masks", labels.load(str(scene / "own.yaml")))
+    assert list(evaluated(call, scene)[0]["iou"]) == names  # as infer_val.py has said
+    call(compute_image_weights, "--labels", scene / "masks", "--out", scene / "own.data")
 
 
 def test_evaluation_of_perfect_masks(scene: Path, call: Call) -> None:

@@ -72,13 +72,14 @@ def main() -> None:
     parser.add_argument("--labels", required=True, type=Path, help="folder with the masks")
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
-    parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
+    parser.add_argument("--classes", default="", metavar="NAME|FILE",
+                        help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
     parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     if args.out.exists() and not args.force:
         raise UserError(f"--out {args.out} exists; --force overwrites it")
-    classes = labels.load(args.classes)
+    classes = labels.of_masks(args.labels, args.classes)
     paths = find(args.labels, args.ext)
     names = lists.mask_names([Sample(path.name, None) for path in paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
