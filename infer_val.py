@@ -4,10 +4,12 @@ import os
 import zipfile
 from argparse import Namespace
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+
+from core.cli import KEY_VALUE, WORKERS, Parser, UserError, folder_name, run  # isort: skip
 
 import cv2
 import numpy as np
@@ -16,7 +18,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from core import config, distributed, visual
-from core.cli import Parser, UserError, run
 from core.compute import Compute, uses_bfloat16
 from core.files import atomic_write, find_files, write_bytes
 from core.inference import Predictor, load_network
@@ -40,14 +41,17 @@ def arguments() -> Namespace:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
-    add("--resume", required=True, metavar="SNAPSHOT", help="the weights")
+    add("--resume", required=True, metavar="SNAPSHOT",
+        help="the weights: a file, or with --run the name of a snapshot of that run; .pth may be left out")
+    add("--exp", type=folder_name, default="main", metavar="NAME", help="experiment of --run (default: main)")
+    add("--run", type=folder_name, metavar="NAME", help="run that --resume names a snapshot of")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
     what.add_argument("--images", nargs="+", metavar="PATH", help="images, and folders of images")
     add("--mask-output-dir", required=True, metavar="DIR")
-    add("--dataloader", default="cityscapes", metavar="NAME",
+    add("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
         help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
-    add("--workers", type=int, metavar="N", help="loader processes (default: cores, at most 4)")
+    add("--workers", type=WORKERS, metavar="N", help="loader processes (default: cores, at most 4)")
     add("--teacher", action="store_true", help="the teacher's weights, not the student's")
     add("--save", nargs="+", choices=KINDS, default=["ids", "cs"], metavar="KIND",
         help="ids, cs (label IDs), vis (overlays), prob (probabilities); default: ids cs")
@@ -56,7 +60,7 @@ def arguments() -> Namespace:
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
     add("--resume-output", action="store_true", help="skip images whose outputs are all there")
     add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    add("--set", **KEY_VALUE)
     args = parser.parse_args()
     check(args)
     return args
@@ -66,10 +70,8 @@ def check(args: Namespace) -> None:
     """UserError for values that make no sense, before anything is loaded."""
     if not all(0 < scale <= 8 for scale in args.scales):
         raise UserError(f"--scales {' '.join(map(str, args.scales))}: expected numbers above 0, at most 8")
-    if args.window and min(args.window) < 32:
-        raise UserError(f"--window {args.window[0]} {args.window[1]}: expected at least 32")
-    if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers {args.workers}: expected 0 or more")
+    if args.window and not all(32 <= side <= 16384 for side in args.window):
+        raise UserError(f"--window {args.window[0]} {args.window[1]}: expected sides from 32 to 16384 pixels")
     if args.submission and "cs" not in args.save:
         raise UserError("--submission needs the cs masks: add cs to --save")
     if args.submission and Path(args.submission).is_dir():
@@ -88,7 +90,7 @@ class Output:
     """
 
     def __init__(self, folder: str, kinds: Sequence[str], label_set: labels.LabelSet) -> None:
-        self.folder, self.kinds = Path(folder), kinds
+        self.folder, self.kinds = Path(folder).resolve(), kinds
         self.to_raw, self.palette = label_set.to_raw(), label_set.palette()
 
     def path(self, name: str, kind: str) -> Path:
@@ -114,7 +116,22 @@ class Output:
             write_bytes(path, encoded.tobytes(), durable=False)
 
 
-def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
+def find_snapshot(args: Namespace) -> str:
+    """The file that --resume means; UserError if there is none.
+
+    It is a path, or the name of a snapshot in the folder of --exp and --run; .pth may be left out.
+    """
+    places = [args.resume]
+    if args.run and Path(args.resume).name == args.resume:
+        places.append(os.path.join("snapshots", args.dataloader, args.exp, args.run, args.resume))
+    places = [place + ending for place in places for ending in ("", ".pth")]
+    found = [place for place in places if os.path.isfile(place)]
+    if not found:
+        raise UserError(f"snapshot {args.resume} does not exist: looked for {', '.join(places)}")
+    return found[0]
+
+
+def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[lists.Sample]]:
     """The images to infer, below a root; UserError if one is not there."""
     if args.infer_list:
         samples = lists.read(args.infer_list, root)
@@ -123,16 +140,28 @@ def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
             raise UserError(f"{len(missing)} of {len(samples)} images of {args.infer_list} are not below "
                             f"{root}, first: {missing[0]}; see DATASET.ROOT")
         return root, samples
-    output = Path(args.mask_output_dir)
     found: dict[str, None] = {}  # each once, in their order
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
-        inside = [path] if path.is_file() else [p for p in find_files(path, SUFFIXES) if output not in p.parents]
+        inside = [path] if path.is_file() else find_files(path, SUFFIXES)
         if not inside:
             raise UserError(f"--images {path}: no images ({', '.join(SUFFIXES)}) in this folder")
         found |= dict.fromkeys(map(str, inside))
-    return "", [lists.Sample(path, None) for path in found]
+    named = {str(Path(path)) for path in args.images}
+    masks = masks_among(found, output, args.dataloader == "cityscapes") - named
+    return "", [lists.Sample(path, None) for path in found if path not in masks]
+
+
+def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]:
+    """Those of the pictures found that are where another one's outputs go: an earlier run has written them."""
+    folder = cache(os.path.realpath)
+    real = {path: os.path.join(folder(os.path.dirname(path)), os.path.basename(path)) for path in paths}
+    written = set()
+    for place in real.values():
+        name = lists.mask_name(place, renamed)
+        written |= {str(output.path(name, kind)) for kind in KINDS} - {place}
+    return {path for path, place in real.items() if place in written}
 
 
 def refuse_overwriting(samples: list[lists.Sample], root: str, names: list[str], output: Output) -> None:
@@ -170,6 +199,13 @@ def infer(
             future.result()
 
 
+def check_submission(args: Namespace, label_set: labels.LabelSet) -> None:
+    """UserError for a submission of other classes than the test server knows."""
+    if args.submission and label_set.names != labels.CITYSCAPES.names:
+        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
+                        f"DATASET.CLASSES = {label_set.name} are not; leave --submission out")
+
+
 def submission(path: str, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks."""
 
@@ -187,22 +223,21 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
-    if args.submission and label_set.names != labels.CITYSCAPES.names:
-        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
-                        f"DATASET.CLASSES = {cfg.DATASET.CLASSES} are not; leave --submission out")
-    root, samples = find_images(args, cfg.DATASET.ROOT)
-    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
+    check_submission(args, label_set)
+    args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
+    root, samples = find_images(args, cfg.DATASET.ROOT, output)
+    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
     refuse_overwriting(samples, root, names, output)
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     device = distributed.start(cfg.TRAIN.DEVICE)
-    distributed.on_first(lambda: labels.say_beside_masks(output.folder, label_set))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
         own = [entry for entry in own if not output.complete(entry[1])]
     network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    distributed.on_first(lambda: labels.say_beside_masks(output.folder, label_set))
     network = network.to(device, memory_format=torch.channels_last)
     compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None

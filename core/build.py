@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,15 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from core import distributed, optim
+from core import config, distributed, optim
 from core.cli import UserError
 from core.compute import Compute, Inputs, uses_bfloat16
 from core.log import Log
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
-from datasets import Data, target_images
+from core.validation import Validation
+from datasets import Data, labels, target_images
+from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
 from models import build
@@ -54,6 +56,13 @@ def start_processes(cfg: CfgNode) -> torch.device:
                         f"iteration: use at most {cfg.TRAIN.BATCH_SIZE} (NUM_GPUS), or a larger TRAIN.BATCH_SIZE")
     torch.backends.cudnn.benchmark = device.type == "cuda" and not cfg.TRAIN.DETERMINISTIC
     return device
+
+
+def label_set(cfg: CfgNode) -> LabelSet:
+    """The classes; UserError where VAL.IGNORE_CLASS does not go with them."""
+    found = labels.load(cfg.DATASET.CLASSES)
+    config.check_classes(cfg, found.num_classes)
+    return found
 
 
 def default_workers() -> int:
@@ -123,12 +132,18 @@ def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
     return Inputs(device, source, target, totals, seed)
 
 
+def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callable[..., int]) -> Validation:
+    """What measures while training."""
+    picture = tuple(cfg.TB.IM_SIZE)
+    return Validation(data, label_set(cfg), cfg.VAL.IGNORE_CLASS, inputs, log, picture, agree)
+
+
 def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     """What a snapshot of this run says of it, and has to say for the run to continue from it."""
     lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
-        "config": cfg.dump(), "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+        "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
     }
 
 

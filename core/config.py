@@ -38,31 +38,39 @@ def _one_of(names: Collection[str]) -> Rule:
     return Rule(" | ".join(names), lambda v: v in names)
 
 
+def _from(low: float, high: float, noun: str = "a number") -> Rule:
+    return Rule(f"{noun} from {low} to {high}", lambda v: low <= v <= high)
+
+
+# Bounds are far beyond what is of use: they stop slips of the hand before memory, time or the numbers' range do.
 ANY = Rule("anything", lambda _: True)
 NAMED = Rule("non-empty text", lambda v: v.strip() != "")
-COUNT = Rule("a whole number >= 1", lambda v: v >= 1)
-COUNT0 = Rule("a whole number >= 0", lambda v: v >= 0)
-POSITIVE = Rule("a number > 0", lambda v: 0 < v < float("inf"))
-AT_LEAST0 = Rule("a number >= 0", lambda v: 0 <= v < float("inf"))
-SHARE = Rule("a number from 0 to 1", lambda v: 0 <= v <= 1)
-RANGE = Rule("2 numbers > 0, the smaller first", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < 100)
-SIZE = _numbers(2, "whole numbers >= 8: height, width", lambda x: x >= 8)
+COUNT = _from(1, 10**9, "a whole number")
+COUNT0 = _from(0, 10**9, "a whole number")
+IMAGES = _from(1, 10**4, "a whole number")
+IMAGES0 = _from(0, 10**4, "a whole number")
+SCALE = _from(0.01, 16)
+AT_LEAST0 = _from(0, 1000)
+SHARE = _from(0, 1)
+RANGE = Rule("2 numbers from 0.01 to 16, the smaller first", lambda v: len(v) == 2 and 0.01 <= v[0] <= v[1] <= 16)
+SIDES = (8, 16384)  # pixels
+SIZE = _numbers(2, "whole numbers from {} to {}: height, width".format(*SIDES), lambda x: SIDES[0] <= x <= SIDES[1])
 COLOUR = _numbers(3, "numbers from 0 to 1: red, green, blue", lambda x: 0 <= x <= 1)
-SPREAD = _numbers(3, "numbers > 0: red, green, blue", lambda x: 0 < x < float("inf"))
+SPREAD = _numbers(3, "numbers from 0.0001 to 1000: red, green, blue", lambda x: 1e-4 <= x <= 1000)
 
 KEYS = (
-    Key("TRAIN.BATCH_SIZE", 16, COUNT, "B: source images per iteration, over all processes"),
+    Key("TRAIN.BATCH_SIZE", 16, IMAGES, "B: source images per iteration, over all processes"),
     Key("TRAIN.NUM_EPOCHS", 200, COUNT,
         "total number of epochs; a run starts at 0, or at the epoch of its baseline snapshot"),
     Key("TRAIN.TASK", "train_game_9K", NAMED, "list of the labelled source images"),
     Key("TRAIN.TARGET", "train_cityscapes", NAMED,
         "list of the target images; its labels, if any, are not used for training"),
     Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
-    Key("TRAIN.NUM_GROUPS", 4, COUNT, "N: target images per iteration, over all processes"),
-    Key("TRAIN.GROUP_SIZE", 2, COUNT, "T: views of each target image"),
+    Key("TRAIN.NUM_GROUPS", 4, IMAGES, "N: target images per iteration, over all processes"),
+    Key("TRAIN.GROUP_SIZE", 2, IMAGES, "T: views of each target image"),
     Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "bfloat16")),
         "precision of the networks only; auto = bfloat16 on CUDA devices that support it, float32 elsewhere"),
-    Key("TRAIN.MICRO_BATCH", 0, COUNT0, "images per forward pass, on each process; 0 = all at once"),
+    Key("TRAIN.MICRO_BATCH", 0, IMAGES0, "images per forward pass, on each process; 0 = all at once"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),
     Key("TRAIN.SNAPSHOT_ITER", 500, COUNT,
@@ -83,8 +91,8 @@ KEYS = (
     Key("DATASET.SAMPLE_WEIGHTS", "", ANY, "importance weights of the target images; empty = uniform sampling"),
     Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling within the importance sampling"),
     Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of the training and validation crops"),
-    Key("DATASET.GAME_SIZE", [1052, 1914], Rule("height, width, or [] for none",
-        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "images and labels of the published GTA5 lists are "
+    Key("DATASET.GAME_SIZE", [1052, 1914], Rule(f"{SIZE.allowed}, or [] for none",
+        lambda v: len(v) == 0 or SIZE.test(v)), "images and labels of the published GTA5 lists are "
         "first resized to this size"),
     Key("DATASET.VAL_CROP", True, ANY, "validate on a centre crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_CROP", True, ANY, "source: random crop of CROP_SIZE; False = resize to it"),
@@ -99,8 +107,8 @@ KEYS = (
     Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur with radius 1 on half of the images"),
     Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches on the colour jitter, whose strength is "
         "RND_JITTER (released code)"),
-    Key("DATASET.SCALE_FROM", 0.5, POSITIVE, "smallest scale of a source image"),
-    Key("DATASET.SCALE_TO", 1.5, POSITIVE, "largest scale of a source image"),
+    Key("DATASET.SCALE_FROM", 0.5, SCALE, "smallest scale of a source image"),
+    Key("DATASET.SCALE_TO", 1.5, SCALE, "largest scale of a source image"),
     Key("DATASET.MEAN", [0.485, 0.456, 0.406], COLOUR, "mean of the networks' input (ImageNet's)"),
     Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "standard deviation of the networks' input (ImageNet's)"),
     Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours match the target's statistics"),
@@ -132,7 +140,7 @@ KEYS = (
         "weight of a pixel: 1, its confidence (paper), the batch's mean confidence at its position (released code)"),
     Key("MODEL.RUN_CONF_UPPER", 0.75, SHARE, "ζ: a threshold is this share of the class's highest confidence"),
     Key("MODEL.RUN_CONF_LOWER", 0.2, SHARE, "the lowest threshold"),
-    Key("MODEL.THRESHOLD_BETA", 1e-3, POSITIVE, "β: classes rarer than this get lower thresholds"),
+    Key("MODEL.THRESHOLD_BETA", 1e-3, _from(1e-9, 1000), "β: classes rarer than this get lower thresholds"),
     Key("LOG.ITER_VAL", 2, COUNT, "epochs between validations"),
     Key("LOG.ITER_TARGET", 4, COUNT, "epochs between measurements on the target's training views"),
     Key("TB.IM_SIZE", [256, 256], SIZE, "height, width of each picture in TensorBoard's panels"),
@@ -281,6 +289,9 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
     """Reject ignored classes that the label set does not have."""
+    if len(set(cfg.VAL.IGNORE_CLASS)) >= num_classes:
+        raise UserError(f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: all {num_classes} classes are ignored, so "
+                        "there is no mIoU; leave some")
     if any(c >= num_classes for c in cfg.VAL.IGNORE_CLASS):
         raise UserError(
             f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: the label set has the classes 0 to {num_classes - 1}"

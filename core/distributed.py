@@ -37,15 +37,21 @@ def start(device: str) -> torch.device:
     Raises:
         UserError: more processes on this machine than it has GPUs.
     """
+    given = {name: os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
+    wrong = [f"{name}={value}" for name, value in given.items() if value and not value.isdecimal()]
+    many = not wrong and int(given["WORLD_SIZE"] or 1) > 1
+    if wrong or many and not (all(given.values()) and os.environ.get("MASTER_ADDR")):
+        raise UserError(f"{' '.join(wrong) or 'WORLD_SIZE=' + given['WORLD_SIZE']} in the environment is not from "
+                        "torchrun: unset it, or start with torchrun")
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    local = int(given["LOCAL_RANK"]) if many else 0
     chosen = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         if local >= torch.cuda.device_count():
             raise UserError(f"process {local + 1} on this machine has no GPU, there are {torch.cuda.device_count()}: "
                             "start one process a GPU (NUM_GPUS)")
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if many:
         patience = datetime.timedelta(minutes=int(os.environ.get("SAC_TIMEOUT_MINUTES", 30)))
         dist.init_process_group("nccl" if cuda else "gloo", timeout=patience)
         global _agreement

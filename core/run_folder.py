@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 import torchvision
 
-from core.cli import UserError
+from core.cli import UserError, folder_name
 from core.log import LOGGER
 
 try:
@@ -34,9 +35,10 @@ class Run:
     def __post_init__(self) -> None:
         """Refuse names that are no folder's: they would lead out of snapshots and logs."""
         for option in ("exp", "run", "dataloader"):
-            name = getattr(self, option)
-            if name in ("", ".", "..") or "/" in name:
-                raise UserError(f"--{option} {name!r}: expected the name of a folder, without '/'")
+            try:
+                folder_name(getattr(self, option))
+            except ArgumentTypeError as error:
+                raise UserError(f"--{option} {getattr(self, option)!r}: {error}") from None
 
     @property
     def snapshots(self) -> Path:

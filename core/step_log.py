@@ -97,7 +97,7 @@ class StepLog:
         epoch_left = (self.iterations - iteration) * self.seconds
         run_left = epoch_left + (self.epochs - epoch) * self.iterations * self.seconds
         now = time.perf_counter()
-        if now - self._line >= LINE:
+        if shown and now - self._line >= LINE:
             self._line = now
             values = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.log.progress(f"epoch {epoch}/{self.epochs}, iteration {iteration}/{self.iterations}: {values}; left: "

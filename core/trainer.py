@@ -9,7 +9,7 @@ import torch
 from yacs.config import CfgNode
 
 import datasets
-from core import build, checkpoint, config, distributed, resume
+from core import build, checkpoint, distributed, resume
 from core.alarms import Alarms
 from core.cli import Fault, UserError
 from core.distributed import READ, SKIPPED, Agreement, Stopped
@@ -17,8 +17,7 @@ from core.files import write_bytes
 from core.log import Log, progress_bar
 from core.run_folder import Run, provenance
 from core.step_log import Entry, StepLog
-from core.validation import Validation
-from datasets import Data, labels
+from datasets import Data
 from datasets.iterations import Iteration
 from datasets.replacement import Tally
 
@@ -41,15 +40,14 @@ class Trainer:
         notes: list[str] | None = None,
     ) -> None:
         device = build.start_processes(cfg)
-        label_set = labels.load(cfg.DATASET.CLASSES)
-        config.check_classes(cfg, label_set.num_classes)
+        label_set = build.label_set(cfg)
         workers = build.default_workers() if workers is None else workers
         # The lists are read before the networks are made: what is missing is said in the first second.
         self.data = Data(cfg, seed, (distributed.rank(), distributed.size()), workers)
         self.folder, self.intervals, self.identity = folder, build.intervals(cfg), build.identity(cfg, self.data)
         self.log, self.alarms = Log(folder.logs, distributed.rank() == 0), Alarms(label_set.names)
         self.tally, self.best = Tally(self.data.iterations.images), checkpoint.Best(folder.snapshots)
-        origin = resume.find(folder, snapshot, cfg.MODEL.INIT_MODEL)
+        origin = resume.find(folder, snapshot, self.identity["init"])
         # A run that continues is locked before it is read; a new one leaves no trace before everything is checked.
         lock = distributed.on_first(folder.lock) if origin.own else None
         torch.manual_seed(seed)
@@ -64,8 +62,7 @@ class Trainer:
         self.inputs = build.inputs(cfg, device, seed)
         sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
         self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
-        self.validation = Validation(self.data, label_set, cfg.VAL.IGNORE_CLASS, self.inputs, self.log,
-                                     tuple(cfg.TB.IM_SIZE), self.agree)
+        self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)
         self.told = {"classes": list(label_set.names), "origin": provenance(device)}  # in snapshots, for people
         self.entries: list[Entry] = []  # iterations that have not been read yet
         self.read_at, self.batches = time.monotonic(), iter(())

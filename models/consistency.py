@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 IGNORE = 255
 POOLS, LOSSES = ("avg_pool", "minentropy_pool"), ("focal_ce", "focal_ce_conf", "focal_ce_conf_batch")
-MIN_SUM, MIN_MASS = 1e-3, 0.1  # summed probabilities are clamped at the one before dividing; less than the other is none
+MIN_SUM, MIN_MASS = 1e-3, 0.1  # summed probabilities: clamped at the one before dividing; below the other, unseen
 EMPTY_ENTROPY = 1e5  # of a view that does not see the pixel: never the smallest where another view sees it
 
 

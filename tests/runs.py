@@ -51,7 +51,16 @@ class Stub(nn.Module):
         return [self.conv2]
 
 
-models.NETWORKS["stub"] = Stub  # a name of its own: in this process and in those forked from it
+class Plain(Stub):
+    """The stub without BatchNorm, whose baseline several processes can train on the CPU."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.bn1 = nn.Identity()
+
+
+models.NETWORKS["plain"] = Plain
+models.NETWORKS["stub"] = Stub  # names of their own: in this process and in those forked from it
 
 
 class Process:

@@ -358,7 +358,7 @@ def test_a_full_disk(small_disk: Path | None, tree: Path, undisturbed: dict[str,
 
 
 def test_a_loss_that_is_not_finite_names_the_images(tree: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, tree, "MODEL.LR", "1e30", "TRAIN.SNAPSHOT_ITER", "1")
+    run = Run(tmp_path, tree, "MODEL.LR", "1000", "MODEL.WEIGHT_DECAY", "1000", "TRAIN.SNAPSHOT_ITER", "1")
     process = run.start()
     assert process.wait() == 2
     error = process.said.splitlines()[-1]

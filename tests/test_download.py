@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import os
 import subprocess
 import sys
 import threading
@@ -182,10 +183,9 @@ def test_published_names() -> None:
 
 
 def test_scripts(tmp_path: Path) -> None:
-    texts = {kind: (ROOT / "tools" / f"download_{kind}.sh").read_text() for kind in download.KINDS}
-    for kind, text in texts.items():
-        assert text.splitlines()[2:] == texts["imagenet"].replace("imagenet", kind).splitlines()[2:]
+    assert {path.stem for path in (ROOT / "tools").glob("download_*.sh")} == {f"download_{k}" for k in download.KINDS}
     command = ["bash", ROOT / "tools" / "download_imagenet.sh", "--url", "x", "--out", tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    mine = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=mine, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --url x") and done.stderr.count("\n") == 1

@@ -155,6 +155,66 @@ def test_masks_below_the_images_are_no_images(infer: Infer, pictures: Path, tmp_
     assert files(out) == ["b.png", "c.png"]
 
 
+def test_images_beside_and_below_the_masks_stay_images(infer: Infer, pictures: Path, tmp_path: Path) -> None:
+    """The output folder may be the images' own, lie below it, or hold it; what is read are pictures, never masks."""
+    for where in ("images", "images/deep/masks", ".", "images/../images/masks"):
+        shutil.copytree(pictures / "more", tmp_path / "images", dirs_exist_ok=True)
+        for _ in range(2):
+            out = infer("--images", tmp_path / "images", "--save", "ids", "cs", "vis", out=where)
+            assert files(out / "vis") == ["b.png", "c.png"] and files(out / "cs") == ["b.png", "c.png"], where
+        for made in (*out.glob("*.png"), *out.glob("*/*.png")):
+            made.unlink()
+
+
+def test_images_in_the_output_folder_are_not_hidden(infer: Infer, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "more", tmp_path / "tree" / "own")
+    (tmp_path / "tree" / "own" / "d.png").write_bytes((pictures / "grey.png").read_bytes())
+    with pytest.raises(UserError, match="a mask would replace the image .*d.png"):
+        infer("--images", tmp_path / "tree", out="tree/own")
+    (tmp_path / "tree" / "own" / "d.png").unlink()
+    out = infer("--images", tmp_path / "tree", "--save", "ids", out="tree/own")
+    assert files(out) == ["b.jpg", "b.png", "c.bmp", "c.png"]
+
+
+def test_a_relative_output_folder_below_absolute_images(
+    infer: Infer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pictures / "more", tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        infer("--images", tmp_path / "images", "--mask-output-dir", "images/masks", "--save", "ids")
+    assert files(tmp_path / "images" / "masks") == ["b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "resume", "found"),
+    [
+        ((), "last.pth", "last.pth"),  # a path goes before the run's
+        ((), "other", "other.pth"),
+        (("--run", "r", "--exp", "e"), "baseline_abn_e040", "snapshots/own/e/r/baseline_abn_e040.pth"),
+        (("--run", "r", "--exp", "e"), "baseline_abn_e040.pth", "snapshots/own/e/r/baseline_abn_e040.pth"),
+        (("--run", "r"), "epoch1", "snapshots/own/main/r/epoch1.pth"),
+        (("--run", "r", "--exp", "e"), "last.pth", "last.pth"),
+        (("--exp", "e"), "snapshots/own/e/r/baseline_abn_e040", "snapshots/own/e/r/baseline_abn_e040.pth"),
+    ],
+)
+def test_snapshots_by_name(
+    options: tuple[str, ...], resume: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the released launcher names them: --exp, --run, and a name without .pth."""
+    for name in ("last", "other", "snapshots/own/e/r/last", "snapshots/own/e/r/baseline_abn_e040",
+                 "snapshots/own/main/r/epoch1"):
+        (tmp_path / f"{name}.pth").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    fixed = ["infer_val.py", "--cfg", "c", "--images", "i", "--mask-output-dir", "m", "--dataloader", "own"]
+    monkeypatch.setattr(sys, "argv", [*fixed, "--resume", resume, *options])
+    assert infer_val.find_snapshot(infer_val.arguments()) == found
+    monkeypatch.setattr(sys, "argv", [*fixed, "--resume", "nowhere", *options])
+    with pytest.raises(UserError, match="snapshot nowhere does not exist: looked for nowhere, nowhere.pth"):
+        infer_val.find_snapshot(infer_val.arguments())
+
+
 @pytest.fixture
 def small_head(monkeypatch: pytest.MonkeyPatch) -> None:
     """FCN-8s with a head of 64 channels: its 4096 take seconds to draw."""
@@ -363,6 +423,12 @@ def test_a_photo_s_mask_is_upright(infer: Infer, tmp_path: Path) -> None:
         (("--images", "{}/more", "--scales", "0"), "--scales"),
         (("--images", "{}/more", "--scales", "nan"), "--scales"),
         (("--images", "{}/more", "--window", "8", "900"), "--window"),
+        (("--images", "{}/more", "--window", "64", "1000000"), "--window"),
+        (("--images", ""), "--images: expected a value"),
+        (("--images", "{}/more", "--workers", "1000000"), "--workers: expected"),
+        (("--images", "{}/more", "--dataloader", "../x"), "--dataloader: expected the name of a folder"),
+        (("--images", "{}/more", "--resume", "{}/" + "x" * 300), "does not exist"),
+        (("--images", "{}/more", "--set", "MODEL.LR", "-1e-4"), "MODEL.LR = -1e-4 in --set: expected a number"),
         (("--images", "{}/more", "--save", "ids", "--submission", "x.zip"), "cs"),
         (("--images", "{}/more", "--submission", "{}/more"), "is a folder"),
         (("--images", "{}/more", "--save", "png"), "--save"),

@@ -10,7 +10,7 @@ from models.fcn import dropout_masks
 from models.sac import freeze_batchnorm
 
 
-@pytest.fixture(scope="module", params=sorted(set(NETWORKS) - {"stub"}))
+@pytest.fixture(scope="module", params=sorted(set(NETWORKS) - {"stub", "plain"}))
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """Each network for 5 classes, in evaluation mode, with biases and means unlike the initial ones."""
     torch.manual_seed(0)

@@ -160,7 +160,7 @@ def test_the_example_s_label_set() -> None:
     assert own.to_train()[[0, 1, 2, 8, 9]].tolist() == [255, 0, 0, 4, 255]
 
 
-@pytest.mark.parametrize("arch", sorted(set(models.NETWORKS) - {"stub"}))
+@pytest.mark.parametrize("arch", sorted(set(models.NETWORKS) - {"stub", "plain"}))
 def test_every_network_has_as_many_logits_as_classes(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.fcn.HIDDEN", 64)
     with torch.no_grad():

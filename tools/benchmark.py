@@ -19,11 +19,12 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
+import torch
+
 from core.files import write_bytes
 from tools.benchmarks import commands, gpu, loading, training
 from tools.benchmarks.material import Material, Settings, given, render

@@ -8,14 +8,15 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from yacs.config import CfgNode
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
+
+from yacs.config import CfgNode
 
 import datasets
 import models
 from core import config
-from core.cli import Parser, UserError, run
 from datasets import domains, labels, lists, sampling
 from datasets.lists import Sample
 from tools.doctor.files import Report, check_files
@@ -144,7 +145,7 @@ def main() -> None:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration of the run, YAML")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="errors to print (default 50)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads; 0 = one per core")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if args.limit < 0:
         raise UserError(f"--limit {args.limit}: expected 0 or more")

@@ -10,11 +10,12 @@ import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
+import numpy as np
+
 from core.files import find_files
 from core.metrics import class_counts
 from core.threads import parallel_map

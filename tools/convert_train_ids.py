@@ -20,13 +20,14 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.cli import Parser, UserError, run
 from core.files import find_files, read_bytes
 from core.threads import parallel_map
 from datasets import domains, images, labels, lists

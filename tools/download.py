@@ -19,12 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import Parser, UserError, run  # isort: skip
+
+from tqdm import tqdm
+
 from core import checkpoint
-from core.cli import Parser, UserError, run
 from datasets import sampling
 
 EXAMPLES = """examples:

@@ -11,12 +11,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import Parser, run  # isort: skip
+
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from yacs.config import CfgNode
 
 from core import config
-from core.cli import Parser, run
 from datasets import labels
 from models import build, set_batchnorm
 

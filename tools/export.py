@@ -13,15 +13,16 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import config
-from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from core.inference import SMALLEST, load_network
 from datasets import labels
@@ -113,7 +114,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the ONNX file")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
     parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if MISSING:
         raise UserError(f"{MISSING}: pip install onnx onnxruntime")

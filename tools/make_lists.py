@@ -23,7 +23,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
 from datasets import domains, lists
 from datasets.domains import Domain, Found, ListRule
 from datasets.lists import Sample

@@ -19,14 +19,15 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import SEED, WORKERS, Parser, UserError, run, whole  # isort: skip
+
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
 from core.threads import cores
 from datasets import domains
@@ -178,13 +179,6 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def natural(text: str) -> int:
-    """A whole number >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
-    return int(text)
-
-
 def world_names(text: str) -> list[str]:
     """Names of worlds, separated by commas."""
     for name in text.split(","):
@@ -197,18 +191,18 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--out", required=True, type=Path, help="folder to render into, such as data")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="random seed (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument("--worlds", type=world_names, default=list(STYLES), metavar="NAMES",
                         help="worlds to render, separated by commas (default: all)")
     for stream, number in STREAMS.items():
-        parser.add_argument(f"--{stream}", type=natural, default=number, metavar="N",
+        parser.add_argument(f"--{stream}", type=whole(0, 10**6), default=number, metavar="N",
                             help=f"number of {stream} images (default {number})")
     for world, default in SIZES.items():
         option = "--size" if world == "cityscapes" else f"--{world}-size"
         parser.add_argument(option, type=size, default=size(default), metavar="WxH", dest=f"{world}_size",
                             help=f"size of {world} images in pixels (default {default})")
     parser.add_argument("--calm", action="store_true", help="quiet streets: fewer kinds of objects, fewer of each")
-    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes; 0 = one per core")
+    parser.add_argument("--workers", type=WORKERS, default=0, metavar="N", help="processes; 0 = one per core")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of the worlds (PNG)")
     return parser.parse_args()
 

@@ -9,17 +9,18 @@ the reference frame by A, as the fusion does it. Below are source images with th
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, SEED, Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import datasets
 from core import config, visual
-from core.cli import Parser, UserError, run
 from core.files import write_bytes
 from datasets import labels
 from datasets.images import read_image
@@ -143,9 +144,9 @@ def main() -> None:
     parser.add_argument("--image", metavar="FILE", help="draw the views of this image")
     parser.add_argument("--index", type=int, default=0, metavar="N", help="number of the first item (default 0)")
     parser.add_argument("--count", type=int, default=2, metavar="N", help="target images to draw (default 2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as in train.py (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="as in train.py (default 0)")
     parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="of a picture (default 320)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: expected a name that ends with .png or .jpg")

@@ -4,13 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import visual
-from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
 from datasets import labels, lists
 from datasets.images import read_image, read_label

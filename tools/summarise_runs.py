@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
 from core.files import read_bytes, write_bytes
 
 EXAMPLES = """examples:
