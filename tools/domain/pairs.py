@@ -53,9 +53,9 @@ def find_rule(images: Sequence[str], labels: Sequence[str], where: str) -> Rule:
     if not fits:
         raise UserError(f"no label in {where} belongs to the image {paths[0]}: expected the same name, but for its "
                         "beginning or ending, in folders of the same names")
-    kinds = {(rule.label, rule.flat): rule for rule in reversed(fits)}
+    kinds = list(dict.fromkeys(rule.label for rule in fits))
     if fits[0] != Rule(flat=flat) and len(kinds) > 1:
-        endings = " and ".join(f"*{rule.label[1]}.png" for rule in list(kinds.values())[:3])
+        endings = " and ".join(f"*{ending}.png" for _, ending in kinds[:3])
         raise UserError(f"{where} has several labels of each image, {endings}: choose one with --label-ending")
     without = [path for path in paths if fits[0].apply(path) not in stems]
     if without:
