@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "own_data.md"
 CLASSES = ["road", "building", "nature", "sky", "vehicle"]
 SMALL = {
-    "CROP_SIZE": "[32, 64]", "BATCH_SIZE": "2", "NUM_GROUPS": "1", "GROUP_SIZE": "2", "NUM_EPOCHS": "52",
+    "CROP_SIZE": "[32, 64]", "BATCH_SIZE": "2", "NUM_GROUPS": "1", "GROUP_SIZE": "2", "NUM_EPOCHS": "8",
     "ARCH": "stub", "INIT_MODEL": '""', "LR": "1.0e-3",
 }  # fmt: skip
 INFER = "python infer_val.py --cfg configs/own.yaml --dataloader own --resume snapshots/own/v1"
 TRAIN = "python train.py --cfg configs/own.yaml --dataloader own --exp v1 --run"
 BY_HAND = (
-    f"{TRAIN} baseline --set MODEL.BASELINE True TRAIN.NUM_EPOCHS 50",
+    f"{TRAIN} baseline --set MODEL.BASELINE True TRAIN.NUM_EPOCHS 2",
     f"{INFER}/baseline/last.pth --infer-list own_target --mask-output-dir masks/own_baseline",
     "python tools/compute_image_weights.py --labels masks/own_baseline --ext '*.png' --out data/own/own_weights.data",
     f"{TRAIN} sac --resume snapshots/own/v1/baseline/last.pth --set DATASET.SAMPLE_WEIGHTS data/own/own_weights.data",
@@ -140,7 +140,7 @@ def check_runs() -> None:
         model = checkpoint.load(folder / "last.pth")["model"]
         assert model["backbone.conv2.bias"].shape == (5,)
     assert model["running_conf"].shape == (5,) and model["slow_net.conv2.bias"].shape == (5,)
-    assert checkpoint.load("snapshots/own/v1/sac/last.pth")["epoch"] == 52
+    assert checkpoint.load("snapshots/own/v1/sac/last.pth")["epoch"] == 8
     weights = load_weights("data/own/own_weights.data")
     assert set(weights) == {"t0.png", "t1.png", "t2.png"}
     assert {c for row in weights.values() for c in row} <= set(range(5))
