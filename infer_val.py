@@ -1,6 +1,7 @@
 """Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
 
 import os
+import sys
 import zipfile
 from argparse import Namespace
 from collections import deque
@@ -50,7 +51,8 @@ def arguments() -> Namespace:
     add("--run", type=folder_name, metavar="NAME", help="run that --resume names a snapshot of")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
-    what.add_argument("--images", nargs="+", metavar="PATH", help="images, and folders of images")
+    what.add_argument("--images", nargs="+", metavar="PATH",
+                      help="images, and folders; - reads names from standard input, a line each")
     add("--mask-output-dir", required=True, metavar="DIR")
     add("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
         help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
@@ -143,6 +145,11 @@ def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[l
                             f"{root}, first: {missing[0]}; see DATASET.ROOT")
         return root, samples
     found: dict[str, None] = {}  # each once, in their order
+    if "-" in args.images:
+        named = [line for line in sys.stdin.read().splitlines() if line]
+        args.images = [x for name in args.images for x in (named if name == "-" else [name])]
+        if not args.images:
+            raise UserError("--images -: standard input names no image")
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
@@ -207,7 +214,7 @@ def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks; UserError where some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
     if missing:
-        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not on this machine, first: "
+        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not here, first: "
                         f"{output.path(missing[0], 'cs')}; copy them here, and run again with --resume-output")
 
     def write(opened: object) -> None:

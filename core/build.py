@@ -15,7 +15,7 @@ from core.cli import UserError
 from core.compute import Compute, Inputs
 from core.log import Log
 from core.recompute import recompute
-from core.steps import BaselineStep, Method, SACStep
+from core.steps import BaselineStep, Method, SACStep, no_change
 from core.threads import cores
 from core.validation import Validation
 from datasets import Data, check_shared_memory, labels, target_images
@@ -121,8 +121,12 @@ def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineSte
     return BaselineStep(student, optimiser, compute, model.CLIP_GRAD)
 
 
-def rates(cfg: CfgNode, optimiser: torch.optim.Optimizer, progress: resume.Progress, per_epoch: int) -> optim.Rates:
-    """The learning rates of the run, whose length does not depend on where it is."""
+def rates(
+    cfg: CfgNode, optimiser: torch.optim.Optimizer, progress: resume.Progress, per_epoch: int
+) -> Callable[[int], None]:
+    """What sets the learning rates of the run, whose length does not depend on where it is."""
+    if cfg.MODEL.SCHEDULE == "constant" and not cfg.MODEL.WARMUP_ITER:
+        return no_change
     total = progress.step + (cfg.TRAIN.NUM_EPOCHS - progress.epoch) * per_epoch - progress.iteration
     return optim.Rates(optimiser, cfg.MODEL.SCHEDULE, cfg.MODEL.WARMUP_ITER, total)
 

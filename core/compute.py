@@ -66,6 +66,19 @@ class Compute:
                 raise UserError(f"{path} is damaged: its entry 'scaler' makes no sense; start from an earlier snapshot "
                                 "with --resume and another --run") from None
 
+    def take_step(self, optimiser: torch.optim.Optimizer, clip: float) -> None:
+        """Move the parameters along their gradients, which are complete.
+
+        Args:
+            optimiser: of the parameters.
+            clip: the largest norm of all gradients together; 0 = any.
+        """
+        self.scaler.unscale_(optimiser)
+        if clip:
+            nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
+        self.scaler.step(optimiser)
+        self.scaler.update()
+
     def too_much(self, totals: Sequence[int]) -> str:
         """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
         most = max(map(distributed.most_of, totals))
@@ -92,7 +105,8 @@ class Compute:
         """
         largest = max(1, n if largest is None else largest)
         step = self.micro_batch or largest
-        return (slice(min(i, n), min(i + step, n)) for i in range(0, largest, step))
+        for i in range(0, largest, step):
+            yield slice(min(i, n), min(i + step, n))
 
     def called(self, network: nn.Module) -> nn.Module:
         """The network as it is called: compiled, where that is wanted."""
@@ -166,7 +180,7 @@ class Inputs:
     def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
         """Views, this process's of `total` ones, normalised (section 5.7)."""
         noisy, clean, padding, a, a_inv, _ = self.moved(batch)
-        noisy, clean = (normalise(image, padding, *self.statistics[1]) for image in (noisy, clean))
+        noisy, clean = normalise(noisy, padding, *self.statistics[1]), normalise(clean, padding, *self.statistics[1])
         return Views(noisy, clean, padding, a, a_inv, seeds, total)
 
     def images(self, batch: SourceBatch | ImageBatch) -> Tensor:
@@ -187,5 +201,7 @@ def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
         total: images of the batch over all processes.
     """
     here = distributed.share(total)
-    sequences = (np.random.SeedSequence((*key, place)) for place in range(here.start, here.stop))
-    return torch.tensor([int(s.generate_state(1, np.uint64)[0] >> 1) for s in sequences], dtype=torch.int64)
+    seeds = torch.empty(here.stop - here.start, dtype=torch.int64)
+    for i, place in enumerate(range(here.start, here.stop)):
+        seeds[i] = int(np.random.SeedSequence((*key, place)).generate_state(1, np.uint64)[0] >> 1)
+    return seeds

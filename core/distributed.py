@@ -151,8 +151,11 @@ def total(x: Tensor) -> Tensor:
 def totals(values: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums of all values (any shapes, the same everywhere) over the processes, in one exchange."""
     flat = total(torch.cat([value.flatten().float() for value in values.values()]))
-    sums = flat.split([value.numel() for value in values.values()])
-    return {name: x.view_as(value) for (name, value), x in zip(values.items(), sums, strict=True)}
+    sums, start = {}, 0
+    for name, value in values.items():
+        sums[name] = flat[start : start + value.numel()].view_as(value)
+        start += value.numel()
+    return sums
 
 
 def gather(tensors: Sequence[Tensor], count: int) -> list[Tensor]:

@@ -123,18 +123,3 @@ class Rates:
         if self.schedule == "constant":
             return 1.0
         return max(0.0, 1 - (done - self.warmup) / max(1, self.total - self.warmup)) ** POWER
-
-
-def take_step(optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler, clip: float) -> None:
-    """Move the parameters along their gradients, which are complete.
-
-    Args:
-        optimiser: of the parameters.
-        scaler: that the losses were scaled with; where a gradient is not finite, it leaves the step out.
-        clip: the largest norm of all gradients together; 0 = any.
-    """
-    scaler.unscale_(optimiser)
-    if clip:
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
-    scaler.step(optimiser)
-    scaler.update()

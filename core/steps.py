@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 
 from core import distributed
 from core.compute import Compute, Images, Source, Views
-from core.optim import take_step
 from models import consistency, has_batchnorm
 from models.sac import SAC
 
@@ -76,6 +76,10 @@ def descend_source(network: nn.Module, compute: Compute, source: Source, largest
     return descend(compute, loss_of, compute.slices(len(source.image), largest), source.total)
 
 
+def no_change(done: int) -> None:
+    """The learning rates of a step, until it is given others (core/optim.py:Rates)."""
+
+
 class BaselineStep:
     """One iteration of the ABN baseline (section 3).
 
@@ -88,22 +92,20 @@ class BaselineStep:
 
     class_prior = None
 
-    def __init__(
-        self, student: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute, clip: float = 0.0
-    ) -> None:
+    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute, clip: float = 0) -> None:
         self.student, self.optimiser, self.compute, self.clip = student, optimiser, compute, clip
         self.network = nn.ModuleDict({"backbone": student})  # under its published name
         self.called = compute.called(student)
-        self.adapts = has_batchnorm(student)  # else the target would move nothing
+        self.adapts, self.rates = has_batchnorm(student), no_change  # without BatchNorm the target moves nothing
 
     def __call__(self, source: Source, target: Images, iteration: int, done: int = 0) -> Values:
         """Cross-entropy on the source and a step; then the target moves BatchNorm's running statistics."""
         self.student.train()
+        self.rates(done)
         self.optimiser.zero_grad(set_to_none=True)
-
         loss = descend_source(self.called, self.compute, source, distributed.most_of(source.total))
         distributed.sum_gradients(self.student.parameters())
-        take_step(self.optimiser, self.compute.scaler, self.clip)
+        self.compute.take_step(self.optimiser, self.clip)
         if self.adapts:
             self.adapt(target)
         return distributed.totals({"loss_ce": loss})
@@ -130,13 +132,9 @@ class SACStep:
         self, network: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method, clip: float = 0.0
     ) -> None:
         self.network, self.optimiser, self.compute, self.constants = network, optimiser, compute, constants
-        self.student, self.clip = network.backbone, clip
+        self.student, self.class_prior, self.clip = network.backbone, network.running_conf, clip  # χ [C]
         self.called, self.teacher = compute.called(network.backbone), compute.called(network.slow_net)
-
-    @property
-    def class_prior(self) -> Tensor:
-        """χ [C]."""
-        return self.network.running_conf
+        self.rates = no_change
 
     def __call__(self, source: Source | None, views: Views, iteration: int, done: int = 0) -> Values:
         """One optimiser step on L_s + LR_TARGET · L_t.
@@ -153,6 +151,7 @@ class SACStep:
         """
         c, moved, values = self.constants, {}, {}
         self.network.train()
+        self.rates(done)
         self.optimiser.zero_grad(set_to_none=True)
         if source is not None:
             values["loss_ce"] = descend_source(self.called, self.compute, source)  # 4.1
@@ -162,7 +161,7 @@ class SACStep:
         weight = c.lr_target * min(1.0, done / c.ramp) if c.ramp else c.lr_target
         values["self_ce"] = self.descend_target(views, pseudo, weight)  # 4.3 and 4.9
         distributed.sum_gradients(self.student.parameters())
-        take_step(self.optimiser, self.compute.scaler, self.clip)  # 4.10
+        self.compute.take_step(self.optimiser, self.clip)  # 4.10
         values["kept"] = (pseudo.label != consistency.IGNORE).sum() / (views.total * pseudo.label[:1].numel())
         values["seen"] = classes_in(pseudo.label, len(self.class_prior))
         return distributed.totals(values) | moved
@@ -245,4 +244,4 @@ def whole_images(logits: Tensor, views: Views, group_size: int) -> Iterator[Whol
     for start in range(first - first % group_size, first + n, group_size):
         a, b = max(start, first), min(start + group_size, first + n)  # this process's views of the image
         whole = slice(start - offset, start - offset + group_size)
-        yield WholeImage(*(x[whole] for x in tensors), slice(a - start, b - start), slice(a - first, b - first))
+        yield WholeImage(*map(itemgetter(whole), tensors), slice(a - start, b - start), slice(a - first, b - first))

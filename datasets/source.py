@@ -200,5 +200,4 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 
 def _item(frame: Frame, index: int) -> SourceBatch:
-    planes = (as_tensor(plane) for plane in frame)
-    return SourceBatch(*planes, torch.tensor(index))
+    return SourceBatch(*map(as_tensor, frame), torch.tensor(index))

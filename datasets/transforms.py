@@ -155,8 +155,8 @@ def _nearest(plane: np.ndarray, size: Size) -> np.ndarray:
 def _cut(plane: np.ndarray, window: Window, fill: int) -> np.ndarray:
     """Cut a window out of [h, w, ...], with `fill` outside the plane."""
     height, width = plane.shape[:2]
-    y0, y1 = (min(max(y, 0), height) for y in (window.top, window.top + window.height))
-    x0, x1 = (min(max(x, 0), width) for x in (window.left, window.left + window.width))
+    y0, y1 = np.clip((window.top, window.top + window.height), 0, height).tolist()
+    x0, x1 = np.clip((window.left, window.left + window.width), 0, width).tolist()
     if (y1 - y0, x1 - x0) == window[2:]:
         return plane[y0:y1, x0:x1]
     cut = np.full(window[2:] + plane.shape[2:], fill, plane.dtype)

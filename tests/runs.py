@@ -20,6 +20,7 @@ import models
 import train
 from core import cli, config
 from models.fcn import dropout_masks
+from tools import adapt
 
 CONFIG = """
 TRAIN: {BATCH_SIZE: 4, NUM_GROUPS: 2, GROUP_SIZE: 2, NUM_EPOCHS: 2, SNAPSHOT_ITER: 3, DEVICE: cpu, DETERMINISTIC: True}
@@ -70,7 +71,7 @@ class Process:
         folder: for the output.
         arguments: of the command.
         before: called in the process first; to plant a fault.
-        command: train or infer_val.
+        command: train, infer_val or adapt.
     """
 
     context = multiprocessing.get_context("forkserver")
@@ -121,7 +122,7 @@ def _run(output: str, command: str, arguments: list[str], before: Callable[..., 
     if before is not None:
         before()
     sys.argv = [f"{command}.py", *arguments]
-    cli.run({"train": train, "infer_val": infer_val}[command].main)
+    cli.run({"train": train, "infer_val": infer_val, "adapt": adapt}[command].main)
 
 
 class Run:

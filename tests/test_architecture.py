@@ -27,13 +27,14 @@ PROCEDURE = {
     "core.build": ("core", "datasets", "models"),
     "core.validation": ("core", "datasets", "models"),
     "core.inference": ("core", "datasets", "models"),
+    "core.segment": ("core", "datasets"),
     "core.compute": ("core", "datasets"),
     "core.config": ("core", "models"),
     "core.resume": ("core", "models"),
     "core.steps": ("core", "models"),
     "core.step_log": ("core", "datasets"),
 }
-SERVE_INFERENCE = {"core.inference", "core.compute", "core.config"}
+SERVE_INFERENCE = {"core.inference", "core.segment", "core.compute", "core.config"}
 TRAINING = {*PROCEDURE, "core.optim"} - SERVE_INFERENCE
 BUILDERS = {"core.config", "core.build", "datasets", "infer_val", "train"}
 

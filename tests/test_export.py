@@ -201,3 +201,15 @@ def test_what_onnx_does_not_know_is_one_line() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="ONNX Runtime does not take this network"):
         export.compare(network, content[:-50])
+
+
+def test_safetensors_hold_the_weights_bit_for_bit_and_a_card(call: Call, small: Path) -> None:
+    from safetensors.torch import load_file
+
+    _, student, _ = snapshot(small, "deeplabv2_resnet18")
+    out = small / "net.safetensors"
+    assert "licence line is yours" in call("deeplabv2_resnet18", "--safetensors", "--out", out)
+    found, expected = load_file(out), student.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    card = (small / "net.md").read_text()
+    assert "Licence: (" in card and "| 4 | e | 4, 4, 4 |" in card and "ARCH: deeplabv2_resnet18" in card

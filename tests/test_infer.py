@@ -1,6 +1,7 @@
 """infer_val.py: every option, on images that the tests write, against a forward pass written out here."""
 
 import hashlib
+import io
 import json
 import shutil
 import subprocess
@@ -613,3 +614,9 @@ def test_help_has_examples() -> None:
     command = [sys.executable, "infer_val.py", "--help"]
     shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0 and "examples:" in shown.stdout and "--resume-output" in shown.stdout
+
+
+def test_names_from_standard_input(infer: Infer, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"{pictures / 'grey.png'}\n\n{pictures / 'more/b.jpg'}\n"))
+    out = infer("--images", "-", "--save", "ids")
+    assert {"b.png", "grey.png"} == {path.name for path in out.glob("*.png")}

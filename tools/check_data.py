@@ -19,17 +19,13 @@ import models
 from core import config
 from datasets import labels, lists, sampling
 from datasets.lists import Sample
+from tools.doctor.expected import EXPECTED
 from tools.doctor.files import Report, check_files
 
 EXAMPLES = """examples:
   python tools/check_data.py --cfg configs/deeplabv2_resnet101_train.yaml
   python tools/check_data.py --cfg configs/custom_example.yaml --set DATASET.ROOT data/own
 """
-# Images of the published lists (docs/reproduction.md).
-EXPECTED = {
-    "train_cityscapes": 2975, "val_cityscapes": 500, "val2_cityscapes": 500, "test_cityscapes": 1525,
-    "train_game_9K": 9000, "val_game_1K": 1000, "train_synthia_9K": 9400, "val_synthia": 400,
-}
 
 
 def read_lists(cfg: CfgNode, report: Report) -> tuple[dict[str, list[Sample]], str]:

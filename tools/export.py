@@ -29,6 +29,7 @@ from core import config
 from core.inference import SMALLEST, load_network
 from core.outputs import OutputFile
 from datasets import labels
+from tools.exporting import card
 
 try:
     import onnx
@@ -42,6 +43,7 @@ EXAMPLES = """examples:
   python tools/export.py --cfg configs/deeplabv2_resnet101_train.yaml --out sac.onnx \\
       --resume snapshots/cityscapes/v1/01_gta_resnet101/epoch100_score0.530.pth
   python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --teacher --out fcn.onnx
+  python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --safetensors --out fcn.safetensors
 """
 OPSET = 17  # the operators' version: from 2022, read by ONNX Runtime 1.12 and later
 EXAMPLE = (1, 3, 64, 128)  # what is traced; any other shape will do
@@ -142,18 +144,23 @@ def main() -> None:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
     parser.add_argument("--resume", required=True, metavar="SNAPSHOT", help="the weights")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the ONNX file")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
+    parser.add_argument("--safetensors", action="store_true", help="the weights as safetensors, with a model card")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
-    if MISSING:
+    if MISSING and not args.safetensors:
         raise UserError(f"{MISSING}: pip install onnx onnxruntime")
     output = OutputFile("--out", args.out, args.force, [args.resume, args.cfg])
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
     network = load_network(
         cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
+    if args.safetensors:
+        page = card.write(args.out, network, args.resume, cfg, label_set)
+        print(f"written to {args.out}, described in {page}: its licence line is yours to fill in")
+        return
     network = Upsampled(network).eval()
 
     model = to_onnx(network)
