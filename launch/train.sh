@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Train: bash launch/train.sh {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] [KEY VALUE ...]
+# Train: bash launch/train.sh {gta|synthia} NETWORK [base] [KEY VALUE ...]
 #
+#   NETWORK     resnet101, vgg16, vgg16fcn; with encoders of timm (docs/encoders.md) dinov2b, convnext, lite0
 #   base        the ABN baseline; without it SAC, from RESUME
 #   RESUME      the baseline's snapshot that SAC starts from
 #   IS_WEIGHTS  importance weights (default: data/cs_weights_{net}_{source}.data)
@@ -14,7 +15,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
-[ $# -ge 2 ] || fail "expected {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] (see bash launch/train.sh --help)"
+[ $# -ge 2 ] || fail "expected {gta|synthia} NETWORK [base] (see bash launch/train.sh --help)"
 source=$1 net=$2; shift 2
 overrides=()
 case $source in
@@ -26,7 +27,8 @@ case $net in
     resnet101) config=deeplabv2_resnet101 ;;
     vgg16) config=deeplabv2_vgg16 ;;
     vgg16fcn) config=fcn_vgg16 ;;
-    *) fail "unknown network $net: expected resnet101, vgg16 or vgg16fcn" ;;
+    dinov2b | convnext | lite0) config=${net}_timm ;;
+    *) fail "unknown network $net: expected resnet101, vgg16, vgg16fcn, dinov2b, convnext or lite0" ;;
 esac
 mode=sac
 if [ "${1:-}" = base ]; then mode=base; shift; fi
