@@ -4,27 +4,31 @@ import os
 import zipfile
 from argparse import Namespace
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import Any
+
+from core.cli import KEY_VALUE, WORKERS, Parser, UserError, folder_name, run  # isort: skip
 
 import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from core import config, distributed, visual
-from core.cli import Parser, UserError, run
-from core.compute import Compute, uses_bfloat16
-from core.files import atomic_write, write_bytes
+from core.compute import Compute
+from core.files import atomic_write, find_files, sha256, write_bytes
 from core.inference import Predictor, load_network
+from core.outputs import OutputFile, OutputFolder
 from core.threads import cores
 from datasets import labels, lists
+from datasets.images import SUFFIXES
 from datasets.source import Images
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 KINDS = ("ids", "cs", "vis", "prob")
 EXAMPLES = """examples:
   python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --infer-list val_cityscapes \\
@@ -40,14 +44,17 @@ def arguments() -> Namespace:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
-    add("--resume", required=True, metavar="SNAPSHOT", help="the weights")
+    add("--resume", required=True, metavar="SNAPSHOT",
+        help="the weights: a file, or with --run the name of a snapshot of that run; .pth may be left out")
+    add("--exp", type=folder_name, default="main", metavar="NAME", help="experiment of --run (default: main)")
+    add("--run", type=folder_name, metavar="NAME", help="run that --resume names a snapshot of")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
     what.add_argument("--images", nargs="+", metavar="PATH", help="images, and folders of images")
     add("--mask-output-dir", required=True, metavar="DIR")
-    add("--dataloader", default="cityscapes", metavar="NAME",
+    add("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
         help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
-    add("--workers", type=int, metavar="N", help="loader processes (default: cores, at most 4)")
+    add("--workers", type=WORKERS, metavar="N", help="loader processes (default: cores, at most 4)")
     add("--teacher", action="store_true", help="the teacher's weights, not the student's")
     add("--save", nargs="+", choices=KINDS, default=["ids", "cs"], metavar="KIND",
         help="ids, cs (label IDs), vis (overlays), prob (probabilities); default: ids cs")
@@ -56,7 +63,8 @@ def arguments() -> Namespace:
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
     add("--resume-output", action="store_true", help="skip images whose outputs are all there")
     add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    add("--force", action="store_true", help="replace masks of another snapshot or configuration, and --submission")
+    add("--set", **KEY_VALUE)
     args = parser.parse_args()
     check(args)
     return args
@@ -66,14 +74,10 @@ def check(args: Namespace) -> None:
     """UserError for values that make no sense, before anything is loaded."""
     if not all(0 < scale <= 8 for scale in args.scales):
         raise UserError(f"--scales {' '.join(map(str, args.scales))}: expected numbers above 0, at most 8")
-    if args.window and min(args.window) < 32:
-        raise UserError(f"--window {args.window[0]} {args.window[1]}: expected at least 32")
-    if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers {args.workers}: expected 0 or more")
+    if args.window and not all(32 <= side <= 16384 for side in args.window):
+        raise UserError(f"--window {args.window[0]} {args.window[1]}: expected sides from 32 to 16384 pixels")
     if args.submission and "cs" not in args.save:
         raise UserError("--submission needs the cs masks: add cs to --save")
-    if args.submission and Path(args.submission).is_dir():
-        raise UserError(f"--submission {args.submission} is a folder, expected a file to write")
     if Path(args.mask_output_dir).exists() and not Path(args.mask_output_dir).is_dir():
         raise UserError(f"--mask-output-dir {args.mask_output_dir} is a file, expected a folder")
 
@@ -88,7 +92,7 @@ class Output:
     """
 
     def __init__(self, folder: str, kinds: Sequence[str], label_set: labels.LabelSet) -> None:
-        self.folder, self.kinds = Path(folder), kinds
+        self.folder, self.kinds = Path(folder).resolve(), kinds
         self.to_raw, self.palette = label_set.to_raw(), label_set.palette()
 
     def path(self, name: str, kind: str) -> Path:
@@ -97,9 +101,9 @@ class Output:
             return self.folder / name
         return self.folder / kind / (Path(name).with_suffix(".npz") if kind == "prob" else name)
 
-    def complete(self, name: str) -> bool:
-        """Whether every kind is there; what is there is whole."""
-        return all(self.path(name, kind).is_file() for kind in self.kinds)
+    def paths(self, name: str) -> list[Path]:
+        """The files of all kinds for the mask name NAME.png."""
+        return [self.path(name, kind) for kind in self.kinds]
 
     def write(self, name: str, ids: np.ndarray, image: np.ndarray, probabilities: np.ndarray | None) -> None:
         """Write all kinds: ids uint8 [H,W], image uint8 [H,W,3], probabilities float16 [C,H,W]."""
@@ -114,7 +118,22 @@ class Output:
             write_bytes(path, encoded.tobytes(), durable=False)
 
 
-def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
+def find_snapshot(args: Namespace) -> str:
+    """The file that --resume means; UserError if there is none.
+
+    It is a path, or the name of a snapshot in the folder of --exp and --run; .pth may be left out.
+    """
+    places = [args.resume]
+    if args.run and Path(args.resume).name == args.resume:
+        places.append(os.path.join("snapshots", args.dataloader, args.exp, args.run, args.resume))
+    places = [place + ending for place in places for ending in ("", ".pth")]
+    found = [place for place in places if os.path.isfile(place)]
+    if not found:
+        raise UserError(f"snapshot {args.resume} does not exist: looked for {', '.join(places)}")
+    return found[0]
+
+
+def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[lists.Sample]]:
     """The images to infer, below a root; UserError if one is not there."""
     if args.infer_list:
         samples = lists.read(args.infer_list, root)
@@ -123,27 +142,38 @@ def find_images(args: Namespace, root: str) -> tuple[str, list[lists.Sample]]:
             raise UserError(f"{len(missing)} of {len(samples)} images of {args.infer_list} are not below "
                             f"{root}, first: {missing[0]}; see DATASET.ROOT")
         return root, samples
-    output = Path(args.mask_output_dir)
     found: dict[str, None] = {}  # each once, in their order
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
-        inside = [path] if path.is_file() else sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and output not in p.parents)
+        inside = [path] if path.is_file() else find_files(path, SUFFIXES)
         if not inside:
-            raise UserError(f"--images {path}: no images ({', '.join(ENDINGS)}) in this folder")
+            raise UserError(f"--images {path}: no images ({', '.join(SUFFIXES)}) in this folder")
         found |= dict.fromkeys(map(str, inside))
-    return "", [lists.Sample(path, None) for path in found]
+    named = {str(Path(path)) for path in args.images}
+    masks = masks_among(found, output, args.dataloader == "cityscapes") - named
+    return "", [lists.Sample(path, None) for path in found if path not in masks]
 
 
-def refuse_overwriting(samples: list[lists.Sample], root: str, names: list[str], output: Output) -> None:
-    """UserError where an output would take the place of an image."""
-    images = {os.path.realpath(os.path.join(root, sample.image)) for sample in samples}
-    for name in names:
-        for path in (output.path(name, kind) for kind in output.kinds):
-            if os.path.realpath(path) in images:
-                raise UserError(f"a mask would replace the image {path}: choose another --mask-output-dir")
+def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]:
+    """Those of the pictures found that are where another one's outputs go: an earlier run has written them."""
+    folder = cache(os.path.realpath)
+    real = {path: os.path.join(folder(os.path.dirname(path)), os.path.basename(path)) for path in paths}
+    written = set()
+    for place in real.values():
+        name = lists.mask_name(place, renamed)
+        written |= {str(output.path(name, kind)) for kind in KINDS} - {place}
+    return {path for path, place in real.items() if place in written}
 
+
+def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: str) -> dict[str, Any]:
+    """What a mask depends on beside its image."""
+    return {
+        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student", "network": cfg.MODEL.ARCH,
+        "classes": dict(zip(label_set.names, label_set.colours, strict=True)), "raw_ids": dict(label_set.raw_to_train),
+        "mean": cfg.DATASET.MEAN, "std": cfg.DATASET.STD, "precision": precision,
+        "scales": args.scales, "flip": args.flip, "window": args.window,
+    }  # fmt: skip
 
 def infer(
     args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor
@@ -154,7 +184,7 @@ def infer(
     pending: deque[Future] = deque()
     bar = tqdm(loader, unit="image", disable=distributed.rank() != 0, dynamic_ncols=True)
     with ThreadPoolExecutor(max(1, min(4, cores() // 2))) as pool:
-        for image, index in bar:
+        for done, (image, index) in enumerate(bar, 1):
             sample, name = todo[int(index)]
             try:
                 ids, probabilities = predict(image, "prob" in args.save)
@@ -165,22 +195,27 @@ def infer(
             if probabilities is not None:
                 probabilities = probabilities.half().cpu().numpy()
             pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
+            distributed.tell(done)
             while pending and (pending[0].done() or len(pending) > 8):
                 pending.popleft().result()  # a writer's error surfaces here
         for future in pending:
             future.result()
 
 
-def submission(path: str, output: Output, names: Sequence[str]) -> None:
-    """A zip of the label-ID masks."""
+def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
+    """A zip of the label-ID masks; UserError where some are on another machine's disk."""
+    missing = [name for name in names if not output.path(name, "cs").is_file()]
+    if missing:
+        raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not here, first: "
+                        f"{output.path(missing[0], 'cs')}; copy them here, and run again with --resume-output")
 
-    def write(file: object) -> None:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+    def write(opened: object) -> None:
+        with zipfile.ZipFile(opened, "w", zipfile.ZIP_STORED) as archive:
             for name in names:
                 archive.write(output.path(name, "cs"), name)
 
-    atomic_write(path, write)
-    print(f"{len(names)} masks in {path}")
+    file.save(write)
+    print(f"{len(names)} masks in {file.path}")
 
 
 def main() -> None:
@@ -188,36 +223,47 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
-    root, samples = find_images(args, cfg.DATASET.ROOT)
-    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
+    args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
-    refuse_overwriting(samples, root, names, output)
+    root, samples = find_images(args, cfg.DATASET.ROOT, output)
+    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
+    masks = [path for name in names for path in output.paths(name)]
+    inputs = [args.resume, args.cfg, *(os.path.join(root, sample.image) for sample in samples)]
+    zipped = OutputFile("--submission", args.submission, args.force, inputs + masks) if args.submission else None
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     device = distributed.start(cfg.TRAIN.DEVICE)
+    compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
+    folder = OutputFolder("--mask-output-dir", output.folder, maker(args, cfg, label_set, compute.precision))
+    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    if sha256(args.resume) != folder.maker["snapshot"]:
+        raise UserError(f"{args.resume} was replaced while it was read; start again")
+    distributed.on_first(partial(folder.claim, masks, args.force, inputs))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
-        own = [entry for entry in own if not output.complete(entry[1])]
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+        own = [entry for entry in own if not all(map(folder.made, output.paths(entry[1])))]
     network = network.to(device, memory_format=torch.channels_last)
-    compute = Compute(device, uses_bfloat16(cfg.TRAIN.PRECISION, device), compiled=cfg.TRAIN.COMPILE)
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
-    error = None
     try:
+        folder.claim(())  # on other machines: their processes have read the same snapshot
         if own:
             infer(args, own, root, output, predict)
-    except UserError as refused:  # raised below, once the other processes know
-        error = refused
-    distributed.agree(error)
-    done = int(distributed.total(torch.tensor(len(own), device=device)))
-    if distributed.rank() == 0:
+    except UserError:
+        if distributed.rank() == 0:
+            folder.withdraw()
+        raise
+    if distributed.rank() > 0:
+        distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others
+    else:
+        done = distributed.wait_for_all(len(own))
         skipped = f", {len(names) - done} were there" if args.resume_output else ""
-        print(f"{done} images{skipped}: masks in {args.mask_output_dir}")
-        if args.submission:
-            submission(args.submission, output, names)
+        where = " of each machine" if distributed.machines() > 1 else ""
+        print(f"{done} images{skipped}: masks in {args.mask_output_dir}{where}")
+        if zipped:
+            submission(zipped, output, names)
     distributed.stop()
 
 

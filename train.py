@@ -1,7 +1,8 @@
 """Train the ABN baseline or SAC (docs/method.md)."""
 
+from core.cli import KEY_VALUE, SEED, WORKERS, Parser, folder_name, run  # isort: skip
+
 from core import config
-from core.cli import Parser, UserError, run
 from core.run_folder import Run
 from core.trainer import Trainer
 
@@ -9,25 +10,26 @@ EXAMPLES = """examples:
   python train.py --cfg configs/deeplabv2_resnet101.yaml --exp v1 --run baseline
   python train.py --cfg configs/deeplabv2_resnet101_train.yaml --exp v1 --run sac \\
       --resume snapshots/cityscapes/v1/baseline/epoch010_score0.400.pth --set MODEL.LR_TARGET 2
-The same command again continues an interrupted run."""
+Run the same command again to resume an interrupted run."""
 
 
 def main() -> None:
     """Parse, load the configuration, train."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
-    parser.add_argument("--exp", required=True, metavar="NAME", help="experiment")
-    parser.add_argument("--run", required=True, metavar="NAME", help="run; the same name continues the run")
+    parser.add_argument("--exp", type=folder_name, default="main", metavar="NAME", help="experiment (default: main)")
+    parser.add_argument("--run", type=folder_name, required=True, metavar="NAME",
+                        help="run; the same name continues the run")
     parser.add_argument("--resume", default="", metavar="SNAPSHOT", help="snapshot to start from")
-    parser.add_argument("--dataloader", default="cityscapes", metavar="NAME", help="folder for the target's runs")
+    parser.add_argument("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
+                        help="folder for the target's runs (default: cityscapes)")
     parser.add_argument("--snapshot-dir", default="snapshots", metavar="DIR")
     parser.add_argument("--logdir", default="logs", metavar="DIR")
-    parser.add_argument("--workers", type=int, metavar="N", help="loader processes (default: this process's cores)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything drawn (default: 0)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", help="configuration keys", dest="pairs")
+    parser.add_argument("--workers", type=WORKERS, metavar="N",
+                        help="loader processes (default: this process's cores, at most 8)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default: 0)")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
-    if args.seed < 0 or (args.workers or 0) < 0:
-        raise UserError(f"--{'seed' if args.seed < 0 else 'workers'}: expected a whole number >= 0")
     cfg, notes = config.load(args.cfg, args.pairs)
     folder = Run(args.exp, args.run, args.dataloader, args.snapshot_dir, args.logdir)
     Trainer(cfg, folder, args.resume, args.seed, args.workers, notes).fit()

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 WINDOW = 200  # consecutive iterations before a warning
 RARE = 20  # a class has vanished when it is absent this many times longer than usual
+SPARSE = 0.01  # labels with a smaller share of labelled pixels are a mistake
 
 
 class Finding(NamedTuple):
@@ -106,3 +107,26 @@ class Alarms:
         new = [f for f in found if f.name not in self.memory["said"]]
         self.memory["said"] += [f.name for f in new]
         return new
+
+
+def label_findings(counts: Sequence[int], names: Sequence[str]) -> list[Finding]:
+    """What makes labels useless to train on: nothing labelled, next to nothing, or one class alone.
+
+    Args:
+        counts: [256], pixels of each label, of all files or of a sample of them; none at all say nothing.
+        names: of the classes.
+    """
+    classes, ignored = [int(n) for n in counts[: len(names)]], int(counts[255])
+    labelled, present = sum(classes), [name for name, n in zip(names, classes, strict=True) if n]
+    advice = "check how the labels were converted: --dataset of tools/convert_train_ids.py, or raw_ids of the label set"
+    if labelled == 0 and ignored:
+        return [Finding("unlabelled", f"every pixel is ignored (255), so there is nothing to learn; {advice}")]
+    found = []
+    if labelled < SPARSE * (labelled + ignored):
+        share = 100 * labelled / (labelled + ignored)
+        found.append(Finding("sparse", f"only {share:.2g} % of the pixels are labelled, the others are ignored (255); "
+                             f"{advice}"))
+    if len(present) == 1 < len(names):
+        found.append(Finding("one_class", f"all labelled pixels are {present[0]}: a network that gives no other answer "
+                             f"has no loss; {advice}"))
+    return found

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,16 +10,21 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from core import distributed, optim
+from core import config, distributed, optim
 from core.cli import UserError
-from core.compute import Compute, Inputs, uses_bfloat16
+from core.compute import Compute, Inputs
+from core.log import Log
 from core.steps import BaselineStep, Method, SACStep
 from core.threads import cores
-from datasets import Data, target_images
+from core.validation import Validation
+from datasets import Data, check_shared_memory, labels, target_images
+from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
 from models import build
 from models.sac import SAC
+
+MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
 
 
 @dataclass(frozen=True)
@@ -55,16 +60,29 @@ def start_processes(cfg: CfgNode) -> torch.device:
     return device
 
 
-def default_workers() -> int:
-    """Loader processes per training process: its share of the machine's cores, at most 8."""
+def label_set(cfg: CfgNode) -> LabelSet:
+    """The classes; UserError where VAL.IGNORE_CLASS does not go with them."""
+    found = labels.load(cfg.DATASET.CLASSES)
+    config.check_classes(cfg, found.num_classes)
+    return found
+
+
+def workers(cfg: CfgNode, given: int | None) -> int:
+    """Loader processes per training process: those given, or its share of the machine's cores, at most 16.
+
+    Raises:
+        UserError: there is too little shared memory for them.
+    """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, min(8, cores() // here))
+    chosen = max(1, min(MOST_WORKERS, cores() // here)) if given is None else given
+    check_shared_memory(cfg, chosen, distributed.size(), here)
+    return chosen
 
 
 def compute(cfg: CfgNode, device: torch.device) -> Compute:
     """How the networks run."""
     train = cfg.TRAIN
-    return Compute(device, uses_bfloat16(train.PRECISION, device), train.MICRO_BATCH, train.COMPILE)
+    return Compute.of(train.PRECISION, device, train.MICRO_BATCH, train.COMPILE)
 
 
 def constants(cfg: CfgNode) -> Method:
@@ -122,12 +140,18 @@ def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
     return Inputs(device, source, target, totals, seed)
 
 
+def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callable[..., int]) -> Validation:
+    """What measures while training."""
+    picture = tuple(cfg.TB.IM_SIZE)
+    return Validation(data, label_set(cfg), cfg.VAL.IGNORE_CLASS, inputs, log, picture, agree)
+
+
 def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     """What a snapshot of this run says of it, and has to say for the run to continue from it."""
     lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
-        "config": cfg.dump(), "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+        "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
     }
 
 
@@ -147,17 +171,22 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     return (
         f"plan: {train.BATCH_SIZE} source images and {targets} target images{views} per iteration{raised}, "
         f"{processes} process{'es' if processes > 1 else ''}, micro-batch {train.MICRO_BATCH or 'all at once'}, "
-        f"{'bfloat16' if compute.bfloat16 else 'float32'} networks, {workers} loader workers per process, seed {seed}"
+        f"{compute.precision} networks, {workers} loader workers per process, seed {seed}"
     )
 
 
-def introduction(cfg: CfgNode, data: Data, compute: Compute) -> list[str]:
-    """What a run is about to do, in lines for the log."""
-    lines = []
+def introduce(cfg: CfgNode, data: Data, compute: Compute, log: Log) -> None:
+    """Say what a run is about to do."""
     if data.missing:
-        lines.append(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
+        log.say(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
     if not data.lists:
-        lines.append("there is no list to validate on (VAL.LISTS): validation is left out")
-    lines.append(f"the best snapshots are chosen by {data.select}" if data.select
-                 else "no list chooses among the snapshots: last.pth is the result")
-    return [*lines, plan(cfg, compute, data.workers, data.seed)]
+        log.say("there is no list to validate on (VAL.LISTS): validation is left out")
+    log.say(f"the best snapshots are chosen by {data.select}" if data.select
+            else "no list chooses among the snapshots: last.pth is the result")
+    if data.select and (trained := data.trained_on(data.select)):
+        log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
+                 "images choose a snapshot (VAL.SELECT names another list)")
+    log.say(plan(cfg, compute, data.workers, data.seed))
+    if (machines := distributed.machines()) > 1:
+        log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "
+                "first alone reads the snapshot to start from, and writes snapshots and logs")

@@ -5,8 +5,7 @@ published four, `run`: what an exact continuation needs.
 """
 
 import math
-import pickle
-import warnings
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from core import distributed, tensor_files
 from core.cli import UserError
-from core.files import atomic_write
-from core.tensor_files import numpy_scalars
+from core.files import atomic_write, kind_of, parse_yaml, read_bytes, remove, sweep, write_bytes
 
 PREFIX = "module."
 STUDENT, TEACHER = "backbone.", "slow_net."
 BEST = 3
+BEST_NAME = re.compile(r"epoch[0-9]{3,}_score[0-9]\.[0-9]{3}\.pth")
+# What `run` holds at least. A type; [of each]; (of the first, the second, ...); {text: of each}; {name: of its own}.
+RUN = {
+    "epoch": int, "iteration": int, "step": int, "validated": bool,
+    "seed": int, "baseline": bool, "per_epoch": int, "config": str, "origin": {str: str}, "classes": [str],
+    "kept": [(float, int, str)], "log": {str: int}, "skipped": {str: [str]}, "rng": Tensor,
+    "lists": {"source": str, "target": str},
+    "alarms": {"said": [str], "steps": int, "seen": [int], "absent": [int], "few": int, "all": int, "entropy": float,
+              "first": {str: float}},
+}  # fmt: skip
+MOST = 2**53  # of any number in it
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -33,6 +43,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     if wrong:
         raise UserError(f"the weights have become NaN or infinite ({wrong[0]}), {path} is left as it was: a lower "
                         "MODEL.LR, or TRAIN.PRECISION float32, may help")
+    sweep(path.parent, 0)  # the folder is this run's alone (core/run.py)
     atomic_write(path, lambda file: torch.save(dict(state), file))
 
 
@@ -42,30 +53,68 @@ def load(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, no snapshot, holds code, or has weights that are not numbers.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"snapshot {path} does not exist")
-    try:
-        with numpy_scalars(), warnings.catch_warnings():  # scalars: as a published file's score may be
-            warnings.simplefilter("ignore")  # torch warns of what is refused in one line below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UserError(f"snapshot {path} is damaged or holds more than tensors and plain values; not loaded") from None
-    except Exception as error:  # torch raises whatever a broken file causes, from KeyError to MemoryError
-        raise UserError(f"snapshot {path} cannot be read, damaged? ({_first_line(error)})") from None
+    state = tensor_files.read(path, "snapshot", "use another one")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise UserError(f"{path} is no snapshot: it has no `model`")
+        raise UserError(f"{path} is not a snapshot: it has no `model`")
     model = {str(k).removeprefix(PREFIX): v for k, v in state["model"].items()}
     for name, value in model.items():
         if not isinstance(value, Tensor):
-            raise UserError(f"snapshot {path}: {name} is no tensor")
+            raise UserError(f"snapshot {path}: {name} is not a tensor")
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(f"snapshot {path}: {name} holds NaN or infinite values; use an earlier snapshot")
     return {**state, "model": model}
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def checked_run(saved: Any, path: str | Path) -> dict[str, Any]:
+    """A snapshot's `run`, all of whose parts are of the kind that RUN says and make sense.
+
+    Args:
+        saved: the entry, whatever it is.
+        path: of the snapshot, for the message.
+
+    Raises:
+        UserError: a part is missing, of another kind, or cannot be.
+    """
+    if not isinstance(saved, dict) or not set(RUN) <= set(saved):
+        raise UserError(f"{path} was not written by a training of this program; start from it with --resume {path} "
+                        "and another --run")
+    if wrong := next((name for name in RUN if _misfit(saved[name], RUN[name])), "") or _nonsense(saved):
+        raise UserError(f"{path} is damaged: its entry {wrong!r} makes no sense; start from an earlier snapshot with "
+                        "--resume and another --run")
+    return saved
+
+
+def _misfit(value: Any, kind: Any) -> bool:
+    """Whether a value is not of a kind, as RUN writes them."""
+    if isinstance(kind, list):
+        return type(value) is not list or any(_misfit(part, kind[0]) for part in value)
+    if isinstance(kind, tuple):
+        return type(value) is not list or len(value) != len(kind) or any(map(_misfit, value, kind))
+    if isinstance(kind, dict) and str in kind:
+        return type(value) is not dict or any(type(k) is not str or _misfit(v, kind[str]) for k, v in value.items())
+    if isinstance(kind, dict):
+        return type(value) is not dict or any(k not in value or _misfit(value[k], kind[k]) for k in kind)
+    return type(value) is not kind or (kind is int and not 0 <= value < MOST)
+
+
+def _nonsense(run: Mapping[str, Any]) -> str:
+    """Name of the first part that is of the right kind and cannot be all the same; "" if there is none."""
+    alarms = run["alarms"]
+    if run["iteration"] > run["per_epoch"]:
+        return "iteration"
+    if not len(alarms["seen"]) == len(alarms["absent"]) == len(run["classes"]) or not math.isfinite(alarms["entropy"]):
+        return "alarms"
+    if len(run["kept"]) > BEST or not all(0 <= s <= 1 and BEST_NAME.fullmatch(name) for s, _, name in run["kept"]):
+        return "kept"
+    try:
+        torch.Generator().set_state(run["rng"])
+    except (RuntimeError, TypeError):
+        return "rng"
+    try:
+        config = parse_yaml(run["config"], "")
+    except UserError:
+        config = None
+    return "" if isinstance(config, dict) and all(isinstance(keys, dict) for keys in config.values()) else "config"
 
 
 def has_teacher(model: Mapping[str, Tensor]) -> bool:
@@ -129,17 +178,23 @@ def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Pat
 def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], path: str | Path) -> bool:
     own = optimiser.state_dict()
     sizes = [[len(g.get("params", ())) for g in d["param_groups"]] for d in (own, saved)]
-    wanted = "exp_avg" if isinstance(optimiser, torch.optim.Adam) else "momentum_buffer"
-    if sizes[0] != sizes[1] or not all(wanted in s for s in saved["state"].values()):
+    buffers = ("exp_avg", "exp_avg_sq") if isinstance(optimiser, torch.optim.Adam) else ("momentum_buffer",)
+    if sizes[0] != sizes[1] or not all(name in state for state in saved["state"].values() for name in buffers):
         return False
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     for index, state in saved["state"].items():
-        buffer = state[wanted]
-        if buffer is not None and buffer.shape != parameters[index].shape:
-            raise UserError(f"{path}: the optimiser's state {index} is {list(buffer.shape)}, "
-                            f"the parameter {list(parameters[index].shape)}")
-        if buffer is not None and not torch.isfinite(buffer).all():
-            raise UserError(f"snapshot {path}: the optimiser's state holds NaN or infinite values; use an earlier one")
+        for name in buffers:
+            buffer = state[name]
+            if buffer is None and name == "momentum_buffer":  # of a parameter that had no gradient
+                continue
+            if buffer.shape != parameters[index].shape:
+                raise UserError(f"{path}: the optimiser's state {index} is {list(buffer.shape)}, "
+                                f"the parameter {list(parameters[index].shape)}")
+            if not torch.isfinite(buffer).all():
+                raise UserError(f"snapshot {path}: the optimiser's state holds NaN or infinite values; use an earlier "
+                                "one")
+        if not 0 <= float(state.get("step", 0)) < MOST:  # Adam's
+            raise ValueError
     optimiser.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
     return True
 
@@ -166,9 +221,12 @@ class Best:
         """The best snapshot of those kept, the earlier at a tie."""
         return self.folder / min(self.kept, key=lambda entry: (-entry[0], entry[1]))[2]
 
-    def begin(self) -> None:
-        """A new run owns no snapshot that lies there already."""
-        self._written.unlink(missing_ok=True)
+    def begin(self, kept: list | None) -> None:
+        """Own what the run had kept; a new run (None) owns no snapshot that lies there already."""
+        if kept is not None:
+            self.kept = [tuple(entry) for entry in kept]
+        elif distributed.rank() == 0:
+            remove(self._written)
 
     def offer(self, score: float, epoch: int, state: Mapping[str, Any]) -> bool:
         """Write the snapshot if it is among the best three; `tidy` removes what it displaces."""
@@ -177,15 +235,19 @@ class Best:
         entry = (score, epoch, f"epoch{epoch:03d}_score{score:.3f}.pth")
         ranked = sorted([*self.kept, entry], key=lambda e: (-e[0], e[1]))[:BEST]
         if entry in ranked:
-            with open(self._written, "a", encoding="utf-8") as file:
-                file.write(entry[2] + "\n")
+            write_bytes(self._written, "".join(f"{name}\n" for name in sorted({*self._own(), entry[2]})).encode())
             save(self.folder / entry[2], {**state, "score": score})
         self.kept = ranked
         return entry in ranked
 
     def tidy(self) -> None:
         """Remove this run's displaced snapshots. After last.pth names the kept ones, so that a kill loses nothing."""
-        if self._written.exists():
-            written = self._written.read_text(encoding="utf-8").split()
-            for name in {*written} - {name for _, _, name in self.kept}:
-                (self.folder / name).unlink(missing_ok=True)
+        for name in self._own() - {name for _, _, name in self.kept}:
+            if kind_of(self.folder / name) == "a file":
+                remove(self.folder / name)
+
+    def _own(self) -> set[str]:
+        """Names that this run has written. Whatever else the file holds leads nowhere, least of all elsewhere."""
+        if kind_of(self._written) != "a file" or not self._written.stat().st_size:
+            return set()
+        return set(filter(BEST_NAME.fullmatch, read_bytes(self._written).decode(errors="replace").split()))

@@ -24,10 +24,32 @@ class Compute:
         bfloat16: autocast around the networks, and around nothing else.
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
+        tf32: let the GPU's convolutions, which only networks have, round their inputs to TF32.
     """
 
-    def __init__(self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, tf32: bool = False
+    ) -> None:
         self.device, self.bfloat16, self.micro_batch, self.compiled = device, bfloat16, micro_batch, compiled
+        self.precision = "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
+        if device.type == "cuda":
+            # torch allows it by default. The mathematics' matrix products (affine_grid's) stay exact in any case.
+            torch.backends.cudnn.allow_tf32 = tf32
+
+    @classmethod
+    def of(cls, precision: str, device: torch.device, micro_batch: int = 0, compiled: bool = False) -> "Compute":
+        """From TRAIN.PRECISION; TF32 is float32 where the device has none."""
+        tf32 = precision == "tf32" and device.type == "cuda"
+        return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32)
+
+    def too_much(self, totals: Sequence[int]) -> str:
+        """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
+        most = max(map(distributed.most_of, totals))
+        most = min(self.micro_batch or most, most)
+        if most == 1:
+            return ("the GPU's memory does not hold the passes of one image (TRAIN.MICRO_BATCH is 1): use a smaller "
+                    "DATASET.CROP_SIZE, or a GPU with more memory")
+        return f"the GPU's memory does not hold {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""
@@ -45,7 +67,8 @@ class Compute:
         """
         largest = max(1, n if largest is None else largest)
         step = self.micro_batch or largest
-        return (slice(min(i, n), min(i + step, n)) for i in range(0, largest, step))
+        for i in range(0, largest, step):
+            yield slice(min(i, n), min(i + step, n))
 
     def called(self, network: nn.Module) -> nn.Module:
         """The network as it is called: compiled, where that is wanted."""
@@ -119,7 +142,7 @@ class Inputs:
     def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
         """Views, this process's of `total` ones, normalised (section 5.7)."""
         noisy, clean, padding, a, a_inv, _ = self.moved(batch)
-        noisy, clean = (normalise(image, padding, *self.statistics[1]) for image in (noisy, clean))
+        noisy, clean = normalise(noisy, padding, *self.statistics[1]), normalise(clean, padding, *self.statistics[1])
         return Views(noisy, clean, padding, a, a_inv, seeds, total)
 
     def images(self, batch: SourceBatch | ImageBatch) -> Tensor:
@@ -140,5 +163,7 @@ def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
         total: images of the batch over all processes.
     """
     here = distributed.share(total)
-    sequences = (np.random.SeedSequence((*key, place)) for place in range(here.start, here.stop))
-    return torch.tensor([int(s.generate_state(1, np.uint64)[0] >> 1) for s in sequences], dtype=torch.int64)
+    seeds = torch.empty(here.stop - here.start, dtype=torch.int64)
+    for i, place in enumerate(range(here.start, here.stop)):
+        seeds[i] = int(np.random.SeedSequence((*key, place)).generate_state(1, np.uint64)[0] >> 1)
+    return seeds

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
+from core import values
 from core.cli import UserError
 from core.files import read_yaml
 from models import NETWORKS
@@ -38,31 +39,39 @@ def _one_of(names: Collection[str]) -> Rule:
     return Rule(" | ".join(names), lambda v: v in names)
 
 
+def _from(low: float, high: float, noun: str = "a number") -> Rule:
+    return Rule(f"{noun} from {low} to {high}", lambda v: low <= v <= high)
+
+
+# Bounds are far beyond what is of use: they stop slips of the hand before memory, time or the numbers' range do.
 ANY = Rule("anything", lambda _: True)
 NAMED = Rule("non-empty text", lambda v: v.strip() != "")
-COUNT = Rule("a whole number >= 1", lambda v: v >= 1)
-COUNT0 = Rule("a whole number >= 0", lambda v: v >= 0)
-POSITIVE = Rule("a number > 0", lambda v: 0 < v < float("inf"))
-AT_LEAST0 = Rule("a number >= 0", lambda v: 0 <= v < float("inf"))
-SHARE = Rule("a number from 0 to 1", lambda v: 0 <= v <= 1)
-RANGE = Rule("2 numbers > 0, the smaller first", lambda v: len(v) == 2 and 0 < v[0] <= v[1] < 100)
-SIZE = _numbers(2, "whole numbers >= 8: height, width", lambda x: x >= 8)
+COUNT = _from(1, 10**9, "a whole number")
+COUNT0 = _from(0, 10**9, "a whole number")
+IMAGES = _from(1, 10**4, "a whole number")
+IMAGES0 = _from(0, 10**4, "a whole number")
+SCALE = _from(0.01, 16)
+AT_LEAST0 = _from(0, 1000)
+SHARE = _from(0, 1)
+RANGE = Rule("2 numbers from 0.01 to 16, the smaller first", lambda v: len(v) == 2 and 0.01 <= v[0] <= v[1] <= 16)
+SIDES = (8, 16384)  # pixels
+SIZE = _numbers(2, "whole numbers from {} to {}: height, width".format(*SIDES), lambda x: SIDES[0] <= x <= SIDES[1])
 COLOUR = _numbers(3, "numbers from 0 to 1: red, green, blue", lambda x: 0 <= x <= 1)
-SPREAD = _numbers(3, "numbers > 0: red, green, blue", lambda x: 0 < x < float("inf"))
+SPREAD = _numbers(3, "numbers from 0.0001 to 1000: red, green, blue", lambda x: 1e-4 <= x <= 1000)
 
 KEYS = (
-    Key("TRAIN.BATCH_SIZE", 16, COUNT, "B: source images per iteration, over all processes"),
+    Key("TRAIN.BATCH_SIZE", 16, IMAGES, "B: source images per iteration, over all processes"),
     Key("TRAIN.NUM_EPOCHS", 200, COUNT,
         "total number of epochs; a run starts at 0, or at the epoch of its baseline snapshot"),
     Key("TRAIN.TASK", "train_game_9K", NAMED, "list of the labelled source images"),
     Key("TRAIN.TARGET", "train_cityscapes", NAMED,
         "list of the target images; its labels, if any, are not used for training"),
     Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
-    Key("TRAIN.NUM_GROUPS", 4, COUNT, "N: target images per iteration, over all processes"),
-    Key("TRAIN.GROUP_SIZE", 2, COUNT, "T: views of each target image"),
-    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "bfloat16")),
-        "precision of the networks only; auto = bfloat16 on CUDA devices that support it, float32 elsewhere"),
-    Key("TRAIN.MICRO_BATCH", 0, COUNT0, "images per forward pass, on each process; 0 = all at once"),
+    Key("TRAIN.NUM_GROUPS", 4, IMAGES, "N: target images per iteration, over all processes"),
+    Key("TRAIN.GROUP_SIZE", 2, IMAGES, "T: views of each target image"),
+    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "tf32", "bfloat16")), "precision of the networks "
+        "only; tf32 = float32 whose convolutions may use TF32; auto = bfloat16 on GPUs that support it, else float32"),
+    Key("TRAIN.MICRO_BATCH", 0, IMAGES0, "images per forward pass, on each process; 0 = all at once"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),
     Key("TRAIN.SNAPSHOT_ITER", 500, COUNT,
@@ -83,9 +92,9 @@ KEYS = (
     Key("DATASET.SAMPLE_WEIGHTS", "", ANY, "importance weights of the target images; empty = uniform sampling"),
     Key("DATASET.SAMPLE_UNIFORM_PRIOR", 0.25, SHARE, "u: share of uniform sampling within the importance sampling"),
     Key("DATASET.CROP_SIZE", [512, 512], SIZE, "H, W of the training and validation crops"),
-    Key("DATASET.GAME_SIZE", [1052, 1914], Rule("height, width, or [] for none",
-        lambda v: len(v) == 0 or (len(v) == 2 and min(v) >= 8)), "source images and labels under game/ are first "
-        "resized to this size"),
+    Key("DATASET.GAME_SIZE", [1052, 1914], Rule(f"{SIZE.allowed}, or [] for none",
+        lambda v: len(v) == 0 or SIZE.test(v)), "images and labels of the published GTA5 lists are "
+        "first resized to this size"),
     Key("DATASET.VAL_CROP", True, ANY, "validate on a centre crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_CROP", True, ANY, "source: random crop of CROP_SIZE; False = resize to it"),
     Key("DATASET.RND_HFLIP", True, ANY, "flip half of the images, all views of a target image together"),
@@ -93,13 +102,14 @@ KEYS = (
     Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of turning a view grey"),
     Key("DATASET.RND_JITTER", 0.0, SHARE, "strength of the colour jitter, source and target; 0 = none"),
     Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each independently"),
-    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1"),
+    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1; equal ends mean no "
+        "zoom, whatever they are (released code)"),
     Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after resizing it to CROP_SIZE"),
     Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur with radius 1 on half of the images"),
     Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches on the colour jitter, whose strength is "
         "RND_JITTER (released code)"),
-    Key("DATASET.SCALE_FROM", 0.5, POSITIVE, "smallest scale of a source image"),
-    Key("DATASET.SCALE_TO", 1.5, POSITIVE, "largest scale of a source image"),
+    Key("DATASET.SCALE_FROM", 0.5, SCALE, "smallest scale of a source image"),
+    Key("DATASET.SCALE_TO", 1.5, SCALE, "largest scale of a source image"),
     Key("DATASET.MEAN", [0.485, 0.456, 0.406], COLOUR, "mean of the networks' input (ImageNet's)"),
     Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "standard deviation of the networks' input (ImageNet's)"),
     Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours match the target's statistics"),
@@ -131,7 +141,7 @@ KEYS = (
         "weight of a pixel: 1, its confidence (paper), the batch's mean confidence at its position (released code)"),
     Key("MODEL.RUN_CONF_UPPER", 0.75, SHARE, "ζ: a threshold is this share of the class's highest confidence"),
     Key("MODEL.RUN_CONF_LOWER", 0.2, SHARE, "the lowest threshold"),
-    Key("MODEL.THRESHOLD_BETA", 1e-3, POSITIVE, "β: classes rarer than this get lower thresholds"),
+    Key("MODEL.THRESHOLD_BETA", 1e-3, _from(1e-9, 1000), "β: classes rarer than this get lower thresholds"),
     Key("LOG.ITER_VAL", 2, COUNT, "epochs between validations"),
     Key("LOG.ITER_TARGET", 4, COUNT, "epochs between measurements on the target's training views"),
     Key("TB.IM_SIZE", [256, 256], SIZE, "height, width of each picture in TensorBoard's panels"),
@@ -178,7 +188,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
         if name not in keys:
             raise UserError(f"unknown key {name} in {origin}{_similar(name, keys)}")
         section, short = name.split(".")
-        cfg[section][short] = _value(keys[name], value, origin)
+        cfg[section][short] = parse_value(keys[name], value, origin)
     _check_together(cfg)
     cfg.freeze()
     return cfg, notes
@@ -191,7 +201,7 @@ def _entries(file: str) -> list[tuple[str, Any, str]]:
         return []
     if not isinstance(content, dict) or not all(isinstance(v, dict) for v in content.values()):
         raise UserError(f"{file}: expected sections with keys in them, such as MODEL: {{LR: 2.5e-4}}")
-    return [(f"{section}.{name}", value, file) for section, values in content.items() for name, value in values.items()]
+    return [(f"{section}.{name}", value, file) for section, keys in content.items() for name, value in keys.items()]
 
 
 def _similar(name: str, keys: Iterable[str]) -> str:
@@ -201,50 +211,29 @@ def _similar(name: str, keys: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else "; docs/configuration.md lists them all"
 
 
-def _value(key: Key, given: Any, origin: str) -> Any:
-    """`given`, a YAML value or text, converted to the type of the key's default and checked against its rule."""
-    kind = element = type(key.default)
+def parse_value(key: Key, given: Any, origin: str) -> Any:
+    """A key's value in the type of its default, within its rule.
+
+    Args:
+        key: the key.
+        given: what the user wrote: text, or from a file also a list of texts, or None for nothing.
+        origin: where it was given, for the message.
+
+    Raises:
+        UserError: the value has another type or is not allowed.
+    """
+    several = isinstance(key.default, list)
+    kind = type(key.default)
+    if several:
+        kind = str if key.name == "VAL.LISTS" else type(key.default[0]) if key.default else int
     try:
-        if kind is list:
-            element = str if key.name == "VAL.LISTS" else type(key.default[0]) if key.default else int
-            items = _split(given) if isinstance(given, str) else given
-            if not isinstance(items, (list, tuple)):
-                raise ValueError
-            value = [_scalar(element, item) for item in items]
-        else:
-            value = _scalar(kind, given)
-    except (ValueError, OverflowError):
-        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[element]
-        raise UserError(
-            f"{key.name} = {given!r} in {origin}: expected {'a list, each ' if kind is list else ''}{word}"
-        ) from None
+        value = values.listed(kind, given) if several else values.single(kind, given)
+    except ValueError:
+        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+        expected = f"a list, each {word}" if several else word
+        raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {expected}") from None
     if not key.rule.test(value):
-        raise UserError(f"{key.name} = {given} in {origin}: expected {key.rule.allowed}")
-    return value
-
-
-def _split(text: str) -> list[str]:
-    """`9,14,16` or `[9, 14, 16]`, names with or without quotes."""
-    inner = text.strip().removeprefix("[").removesuffix("]").strip()
-    return [item.strip().strip("'\"") for item in inner.split(",")] if inner else []
-
-
-def _scalar(kind: type, given: Any) -> Any:
-    """One value, converted to `kind`; ValueError if it is of another type."""
-    if kind is bool:
-        words = {"true": True, "false": False}
-        if not isinstance(given, bool) and str(given).lower() not in words:
-            raise ValueError
-        return given if isinstance(given, bool) else words[str(given).lower()]
-    if isinstance(given, bool) or given is None:
-        raise ValueError
-    if kind is int and isinstance(given, float):
-        raise ValueError
-    if not isinstance(given, (str, int, float)):
-        raise ValueError
-    value = kind(given)
-    if kind is float and value != value:
-        raise ValueError
+        raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {key.rule.allowed}")
     return value
 
 
@@ -280,6 +269,9 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
     """Reject ignored classes that the label set does not have."""
+    if len(set(cfg.VAL.IGNORE_CLASS)) >= num_classes:
+        raise UserError(f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: all {num_classes} classes are ignored, so "
+                        "there is no mIoU; leave some")
     if any(c >= num_classes for c in cfg.VAL.IGNORE_CLASS):
         raise UserError(
             f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: the label set has the classes 0 to {num_classes - 1}"

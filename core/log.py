@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from core import distributed
 from core.cli import UserError
+from core.files import kind_of
 from core.tensorboard import Events, event_files
 
 LOGGER = logging.getLogger("sac")  # for modules that have no Log
@@ -97,6 +98,7 @@ class Log:
             return
         with self._disk():
             self.folder.mkdir(parents=True, exist_ok=True)
+            self._check_kinds()
             short = self._cut(position) if position is not None else self._put_aside()
             self._open(step)
         self._early.setTarget(self._text)
@@ -112,18 +114,26 @@ class Log:
         self._text.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         LOGGER.addHandler(self._text)
 
+    def _check_kinds(self) -> None:
+        """What leads elsewhere would be cut and written there."""
+        for path in (self.folder / METRICS, self.folder / "log.txt", *event_files(self.folder)):
+            if (kind := kind_of(path)) not in ("", "a file"):
+                raise UserError(f"cannot write {path}: it is {kind}; remove it, or choose another --logdir")
+
     def _cut(self, position: Mapping[str, int]) -> list[str]:
-        """Cut the files to their earlier sizes, remove later event files; returns the names of files too short."""
-        for path in event_files(self.folder):
-            if path.name not in position:
-                path.unlink()
+        """Cut the files to their earlier sizes, remove later event files; returns the names of files too short.
+
+        The names come from a snapshot, perhaps from somebody else's: they are looked up among the log's own files.
+        """
+        own = {path.name: path for path in (self.folder / METRICS, *event_files(self.folder)) if path.is_file()}
+        for name in own.keys() - position.keys() - {METRICS}:
+            own[name].unlink()
         short = []
         for name, size in position.items():
-            path = self.folder / name
-            if not path.is_file() or path.stat().st_size < size:
+            if name not in own or own[name].stat().st_size < size:
                 short.append(name)
             else:
-                os.truncate(path, size)
+                os.truncate(own[name], size)
         return short
 
     def _put_aside(self) -> list[str]:
@@ -234,7 +244,8 @@ class Log:
                 stack.callback(file.close)
 
 
-def progress_bar(*args: Any, **kwargs: Any) -> tqdm:
+def progress_bar(title: str, total: int, done: int, unit: str) -> tqdm:
     """A tqdm bar on the first process's terminal, if it has one, that survives the terminal's end."""
     disable = distributed.rank() != 0 or not SCREEN.isatty()
-    return tqdm(*args, file=SCREEN, dynamic_ncols=True, disable=disable, **kwargs)
+    return tqdm(desc=title, total=total, initial=done, unit=unit, mininterval=1.0, leave=False, file=SCREEN,
+                dynamic_ncols=True, disable=disable)

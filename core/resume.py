@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 from core import checkpoint, distributed
 from core.cli import UserError
+from core.files import parse_yaml
 from core.run_folder import Run
+from core.values import written
 from models.sac import SAC
 
 
@@ -26,13 +27,6 @@ class Progress:
     iteration: int = 0  # iterations done in this epoch
     step: int = 0  # iterations done in all, since this run's start
     validated: bool = True  # whether the validation that the epochs done call for is done too
-
-
-# What else a run keeps in its snapshot, and needs to continue.
-KEPT = {
-    "seed": int, "baseline": bool, "per_epoch": int, "lists": dict, "config": str, "alarms": dict, "kept": list,
-    "log": dict, "rng": torch.Tensor,
-}
 
 
 @dataclass(frozen=True)
@@ -105,7 +99,7 @@ def snapshot(
         network: SAC, or the baseline's ModuleDict.
         optimiser: of the student.
         score: mIoU (a fraction).
-        own: what else the run needs, plain values and tensors: KEPT without `rng`, and what is only told.
+        own: what else the run needs, plain values: checkpoint.RUN has those that are read again.
     """
     model = {checkpoint.PREFIX + name: value for name, value in network.state_dict().items()}
     return {
@@ -116,14 +110,8 @@ def snapshot(
 
 def _check(state: Mapping[str, Any], path: str, expected: Mapping[str, Any]) -> None:
     """Refuse to continue from a snapshot of another run than this."""
-    saved, kinds = state.get("run"), {k: type(v) for k, v in asdict(Progress()).items()} | KEPT
+    saved = checkpoint.checked_run(state.get("run"), path)
     advice = f"start from it with --resume {path} and another --run"
-    if not isinstance(saved, dict) or not set(kinds) <= set(saved):
-        raise UserError(f"{path} was not written by a training of this program; {advice}")
-    wrong = [k for k, kind in kinds.items() if not isinstance(saved[k], kind)]
-    if wrong or min(saved[k] for k in asdict(Progress())) < 0:
-        raise UserError(f"{path} is damaged: its entry {(wrong or ['iteration'])[0]!r} makes no sense; start from an "
-                        "earlier snapshot with --resume and another --run")
     if saved["seed"] != expected["seed"]:
         raise UserError(f"{path} was begun with --seed {saved['seed']}, not {expected['seed']}; use that seed, or "
                         "another --run")
@@ -147,10 +135,7 @@ def _restore(
         raise UserError(f"{path} has no state of the optimiser; start from it with --resume and another --run")
     if state["opt"]["state"] and not checkpoint.carry_momentum(optimiser, state["opt"], path):
         raise UserError(f"{path} holds the state of another optimiser; leave MODEL.OPT as it was")
-    try:
-        torch.set_rng_state(state["run"]["rng"])
-    except (RuntimeError, TypeError):
-        raise UserError(f"{path} is damaged: its random state is not one; start from an earlier snapshot") from None
+    torch.set_rng_state(state["run"]["rng"])
     return Progress(**{key: state["run"][key] for key in asdict(Progress())})
 
 
@@ -172,7 +157,7 @@ def _start(
     momentum = checkpoint.carry_momentum(optimiser, state.get("opt"), path)
     (taken if momentum else left).append("the optimiser's momentum")
     epoch = state.get("epoch", 0)
-    if not isinstance(epoch, int) or epoch < 0:
+    if type(epoch) is not int or epoch < 0:
         raise UserError(f"snapshot {path}: its epoch count is {epoch!r}, not a whole number >= 0")
     if epoch >= expected["num_epochs"]:
         raise UserError(f"{path} has done {epoch} epochs, TRAIN.NUM_EPOCHS = {expected['num_epochs']} counts them too: "
@@ -195,6 +180,6 @@ def _take_teacher(model: Mapping[str, torch.Tensor], path: str, network: SAC, ar
 
 def changes(before: str, after: str) -> list[str]:
     """How two dumped configurations differ: `SECTION.KEY old -> new`."""
-    old, new = ({f"{s}.{k}": v for s, keys in yaml.safe_load(text).items() for k, v in keys.items()}
+    old, new = ({f"{s}.{k}": written(v) for s, keys in parse_yaml(text, "").items() for k, v in keys.items()}
                 for text in (before, after))
     return [f"{k} {old.get(k)} -> {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 import torchvision
 
-from core.cli import UserError
-from core.log import LOGGER
+from core.cli import UserError, folder_name
 
 try:
     import fcntl
 except ImportError:  # Windows
+    import msvcrt
+
     fcntl = None
 
 
@@ -34,9 +36,10 @@ class Run:
     def __post_init__(self) -> None:
         """Refuse names that are no folder's: they would lead out of snapshots and logs."""
         for option in ("exp", "run", "dataloader"):
-            name = getattr(self, option)
-            if name in ("", ".", "..") or "/" in name:
-                raise UserError(f"--{option} {name!r}: expected the name of a folder, without '/'")
+            try:
+                folder_name(getattr(self, option))
+            except ArgumentTypeError as error:
+                raise UserError(f"--{option} {getattr(self, option)!r}: {error}") from None
 
     @property
     def snapshots(self) -> Path:
@@ -61,22 +64,26 @@ class Run:
         """
         try:
             self.snapshots.mkdir(parents=True, exist_ok=True)
-            # Readable and writable by the owner alone; the file stays, it holds nothing.
-            file = open(self.snapshots / ".lock", "w")
+            file = open(self.snapshots / ".lock", "a+b", opener=_no_link)  # it stays, and holds nothing
         except OSError as error:
             raise UserError(f"cannot write snapshots to {self.snapshots}: {error}") from None
-        if fcntl is None:
-            LOGGER.warning("this system has no file locks: never start the same run twice at a time")
-            return file
         try:
-            # Unlike flock's, this lock is not inherited by the loader's workers, who may live on for seconds.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is None:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                # Unlike flock's, this lock is not inherited by the loader's workers, who may live on for seconds.
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(f"another run is writing to {self.snapshots}; wait for it, or choose another --run"
                             ) from None
         except OSError:
             pass  # a network file system without locks: nothing can be promised there
         return file
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Open a file; OSError for a link, which might lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def provenance(device: torch.device) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy as np
 from core.alarms import Alarms
 from core.cli import UserError
 from core.log import Log
-from core.steps import Values
+from core.steps import BaselineStep, SACStep, Values
 from datasets.iterations import Skipped
 
 LOSSES = ("loss_ce", "self_ce")
@@ -57,13 +57,12 @@ class StepLog:
         for entry in new:
             self.log.warn(f"iteration {position['iter']}: skipped {entry.file}: {entry.reason}")
 
-    def read(self, entries: Sequence[Entry], rates: Sequence[float], chi: Any) -> dict[str, str]:
+    def read(self, entries: Sequence[Entry], step: BaselineStep | SACStep) -> dict[str, str]:
         """Log some iterations, in their order; reading them waits for the GPU. What the progress bar may show.
 
         Args:
             entries: at least one.
-            rates: learning rates of the groups.
-            chi: the class prior, tensor [C], None in the baseline.
+            step: that made them; has the learning rates and the class prior.
 
         Raises:
             UserError: a loss is not finite.
@@ -72,7 +71,8 @@ class StepLog:
         last, now = entries[-1].position, time.perf_counter()
         each, self._clock = (now - self._clock) / len(rows), now
         self.seconds = each if not self.seconds else self.seconds + min(1.0, len(rows) / CURVES) * (each - self.seconds)
-        prior = chi.tolist() if chi is not None and last["iter"] % CURVES == 0 else None
+        chi = step.class_prior if last["iter"] % CURVES == 0 else None
+        prior = None if chi is None else chi.tolist()
         for entry, row in zip(entries, rows, strict=True):
             self._check_finite(row, entry)
             seen = row.pop("seen", None)
@@ -82,12 +82,12 @@ class StepLog:
                 for finding in found:
                     self.log.warning({**entry.position, **finding._asdict()})
         if last["iter"] % CURVES == 0:
-            self._curves(last, rates, prior)
+            self._curves(last, [group["lr"] for group in step.optimiser.param_groups], prior)
         shown = {name: f"{rows[-1][name]:.3f}" for name in SHOWN if name in rows[-1]}
         return shown | {"img/s": f"{self.images / each:.1f}"}
 
-    def progress(self, epoch: int, iteration: int, shown: dict[str, str]) -> str:
-        """The time that is left of the run; every few seconds also a line for log.txt and for who has no terminal.
+    def progress(self, epoch: int, iteration: int, shown: dict[str, str]) -> dict[str, str]:
+        """`shown` with the time that is left of the run; every few seconds it is logged for those without a terminal.
 
         Args:
             epoch: the running one, from 1.
@@ -97,12 +97,12 @@ class StepLog:
         epoch_left = (self.iterations - iteration) * self.seconds
         run_left = epoch_left + (self.epochs - epoch) * self.iterations * self.seconds
         now = time.perf_counter()
-        if now - self._line >= LINE:
+        if shown and now - self._line >= LINE:
             self._line = now
             values = ", ".join(f"{name} {value}" for name, value in shown.items())
             self.log.progress(f"epoch {epoch}/{self.epochs}, iteration {iteration}/{self.iterations}: {values}; left: "
                               f"{duration(epoch_left)} of the epoch, {duration(run_left)} of the run")
-        return duration(run_left)
+        return shown | {"left": duration(run_left)}
 
     def _curves(self, position: dict[str, int], rates: Sequence[float], prior: list[float] | None) -> None:
         """Learning rates and class prior, at iterations that do not depend on where the run was interrupted."""

@@ -113,13 +113,8 @@ class SACStep:
 
     def __init__(self, network: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method) -> None:
         self.network, self.optimiser, self.compute, self.constants = network, optimiser, compute, constants
-        self.student = network.backbone
+        self.student, self.class_prior = network.backbone, network.running_conf  # χ [C]
         self.called, self.teacher = compute.called(network.backbone), compute.called(network.slow_net)
-
-    @property
-    def class_prior(self) -> Tensor:
-        """χ [C]."""
-        return self.network.running_conf
 
     def __call__(self, source: Source | None, views: Views, iteration: int) -> Values:
         """One optimiser step on L_s + LR_TARGET · L_t.

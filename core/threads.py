@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from core.cli import MOST_WORKERS, UserError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -27,12 +29,15 @@ def parallel_map(
     Args:
         function: called in another thread.
         items: any number.
-        workers: threads; 0 = one a core.
+        workers: threads; 0 = one per core.
         desc: says on the progress bar what is done. The bar shows on a terminal only.
 
     Raises:
+        UserError: a number of workers that makes no sense.
         whatever `function` raises; items under way are finished, the rest is not started.
     """
+    if not 0 <= workers <= MOST_WORKERS:
+        raise UserError(f"--workers {workers}: expected a whole number from 0 to {MOST_WORKERS}")
     pool = ThreadPool(max(1, min(workers or cores(), len(items))))
     try:
         yield from tqdm(pool.imap(function, items), desc=desc, total=len(items), unit="file", disable=None)

@@ -9,7 +9,7 @@ import torch
 from yacs.config import CfgNode
 
 import datasets
-from core import build, checkpoint, config, distributed, resume
+from core import build, checkpoint, distributed, resume
 from core.alarms import Alarms
 from core.cli import Fault, UserError
 from core.distributed import READ, SKIPPED, Agreement, Stopped
@@ -17,8 +17,7 @@ from core.files import write_bytes
 from core.log import Log, progress_bar
 from core.run_folder import Run, provenance
 from core.step_log import Entry, StepLog
-from core.validation import Validation
-from datasets import Data, labels
+from datasets import Data
 from datasets.iterations import Iteration
 from datasets.replacement import Tally
 
@@ -32,7 +31,7 @@ class Trainer:
         folder: the run's.
         snapshot: to start from; a last.pth of the run itself goes before it.
         seed: the random seed.
-        workers: loader processes; None = as many as this process's share of the cores, at most 8.
+        workers: loader processes; None = this process's share of the cores, at most 16.
         notes: lines for the log.
     """
 
@@ -41,46 +40,36 @@ class Trainer:
         notes: list[str] | None = None,
     ) -> None:
         device = build.start_processes(cfg)
-        label_set = labels.load(cfg.DATASET.CLASSES)
-        config.check_classes(cfg, label_set.num_classes)
-        workers = build.default_workers() if workers is None else workers
+        label_set, workers = build.label_set(cfg), build.workers(cfg, workers)
         # The lists are read before the networks are made: what is missing is said in the first second.
         self.data = Data(cfg, seed, (distributed.rank(), distributed.size()), workers)
         self.folder, self.intervals, self.identity = folder, build.intervals(cfg), build.identity(cfg, self.data)
         self.log, self.alarms = Log(folder.logs, distributed.rank() == 0), Alarms(label_set.names)
         self.tally, self.best = Tally(self.data.iterations.images), checkpoint.Best(folder.snapshots)
-        origin = resume.find(folder, snapshot, cfg.MODEL.INIT_MODEL)
+        origin = resume.find(folder, snapshot, self.identity["init"])
         # A run that continues is locked before it is read; a new one leaves no trace before everything is checked.
-        self.lock = distributed.on_first(folder.lock) if origin.own else None
+        lock = distributed.on_first(folder.lock) if origin.own else None
         torch.manual_seed(seed)
         compute = build.compute(cfg, device)
         self.step = build.step(cfg, compute, label_set.num_classes, origin.init)
         begun = resume.begin(origin, folder, self.step.network, self.step.optimiser, self.identity)
-        self.progress = begun.progress
+        self.written = begun.own is not None  # whether there is a last.pth, on the first process's disk
+        self.progress, self.lock = begun.progress, lock if origin.own else distributed.on_first(folder.lock)
+        self.best.begin(begun.own and begun.own["kept"])
         if begun.own is not None:
-            self.best.kept = [tuple(entry) for entry in begun.own["kept"]]
-            self.alarms.memory = begun.own["alarms"]
-            self.tally.files |= begun.own.get("skipped", {})
-        else:
-            self.lock = distributed.on_first(folder.lock)
-            distributed.on_first(self.best.begin)
+            self.alarms.memory, self.tally.files = begun.own["alarms"], self.tally.files | begun.own["skipped"]
         distributed.on_first(partial(self.log.begin, self.progress.step, begun.own and begun.own["log"]))
         self.inputs = build.inputs(cfg, device, seed)
-        self.step_log = StepLog(self.log, self.alarms, label_set.names, sum(self.inputs.totals),
-                                self.data.iterations.per_epoch, self.intervals.epochs)
-        self.agree = Agreement()
-        self.validation = Validation(self.data, label_set, cfg.VAL.IGNORE_CLASS, self.inputs, self.log,
-                                     tuple(cfg.TB.IM_SIZE), self.agree)
+        sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
+        self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
+        self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)
         self.told = {"classes": list(label_set.names), "origin": provenance(device)}  # in snapshots, for people
         self.entries: list[Entry] = []  # iterations that have not been read yet
         self.read_at, self.batches = time.monotonic(), iter(())
         distributed.on_first(partial(write_bytes, folder.logs / "config.yaml", self.identity["config"].encode()))
-        origin_lines = (f"{name}: {value}" for name, value in self.told["origin"].items())
-        for line in (*origin_lines, *(notes or []), *begun.lines, *build.introduction(cfg, self.data, compute)):
+        for line in (*(f"{k}: {v}" for k, v in self.told["origin"].items()), *(notes or []), *begun.lines):
             self.log.say(line)
-        if self.data.select and (trained := self.data.trained_on(self.data.select)):
-            self.log.warn(f"{trained} images of {self.data.select} are trained on too: the score is optimistic, and "
-                          "labels of those images choose a snapshot (VAL.SELECT names another list)")
+        build.introduce(cfg, self.data, compute, self.log)
 
     def fit(self) -> None:
         """Train until NUM_EPOCHS, MAX_ITER or a signal; in each case everything is written."""
@@ -98,11 +87,12 @@ class Trainer:
         except Stopped as reason:
             self.log.say(f"{reason} after {p.step} iterations; {last} is written: the same command resumes from there")
         except Exception as error:
-            advice = f"the same command resumes from {last}" if last.exists() else "no snapshot has been written yet"
+            advice = f"the same command resumes from {last}" if self.written else "no snapshot has been written yet"
             self.log.note(f"ended by {type(error).__name__}: {error}; {advice}")
+            if isinstance(error, torch.OutOfMemoryError):
+                raise UserError(f"{self.step.compute.too_much(self.inputs.totals)}; {advice}") from error
             if not isinstance(error, UserError) and "DataLoader worker (pid" in str(error):
-                raise Fault(f"{str(error).splitlines()[0]} Out of memory? Fewer --workers need less of it; {advice}"
-                            ) from error
+                raise Fault(f"{str(error).splitlines()[0]} Out of memory? Use fewer --workers; {advice}") from error
             raise
         finally:
             self.log.close()
@@ -110,26 +100,28 @@ class Trainer:
 
     def train_epoch(self) -> None:
         """The rest of an epoch."""
-        p, intervals, per_epoch = self.progress, self.intervals, self.data.iterations.per_epoch
+        p, i, per_epoch = self.progress, self.intervals, self.data.iterations.per_epoch
         self.step_log.start()
-        with progress_bar(total=per_epoch, initial=p.iteration, unit="it", mininterval=1.0,
-                          desc=f"epoch {p.epoch + 1}/{intervals.epochs}") as bar:
+        with progress_bar(f"epoch {p.epoch + 1}/{i.epochs}", per_epoch, p.iteration, "it") as bar:
             while p.iteration < per_epoch:
-                if intervals.most_iterations and p.step >= intervals.most_iterations:
+                if i.most_iterations and p.step >= i.most_iterations:
                     self.save_last()
-                    raise Stopped(f"TRAIN.MAX_ITER = {intervals.most_iterations} is reached")
-                batch = self.fetch(bar)
-                values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
-                p.iteration, p.step = p.iteration + 1, p.step + 1
-                position = {"epoch": p.epoch + 1, "iter": p.step}
-                index = None if batch.source is None else batch.source.index
-                self.entries.append(Entry(position, values, partial(self.data.iterations.files, index,
-                                                                    batch.target.index)))
-                if batch.skipped:
-                    self.step_log.skipped(position, self.tally.add(batch.skipped), batch.skipped)
+                    raise Stopped(f"TRAIN.MAX_ITER = {i.most_iterations} is reached")
+                self.train_on(self.fetch(bar))
                 bar.update()
-                if p.step % intervals.snapshot == 0 and p.iteration < per_epoch:
+                if p.step % i.snapshot == 0 and p.iteration < per_epoch:
                     self.save_last()
+
+    def train_on(self, batch: Iteration) -> None:
+        """One iteration."""
+        p = self.progress
+        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
+        p.iteration, p.step = p.iteration + 1, p.step + 1
+        position, index = {"epoch": p.epoch + 1, "iter": p.step}, batch.source and batch.source.index
+        files = partial(self.data.iterations.files, index, batch.target.index)
+        self.entries.append(Entry(position, values, files))
+        if batch.skipped:
+            self.step_log.skipped(position, self.tally.add(batch.skipped), batch.skipped)
 
     def fetch(self, bar: Any) -> Iteration:
         """The next batch, with what was skipped on any process; all stop here together if one of them has to."""
@@ -141,25 +133,19 @@ class Trainer:
         due = time.monotonic() - self.read_at >= READ_SECONDS or self.progress.step % READ_ITERATIONS == 0
         wanted = self.agree(error, SKIPPED if batch and batch.skipped else READ if due else 0, self.save_last)
         if wanted:
-            shown = self.read()
-            left = self.step_log.progress(self.progress.epoch + 1, self.progress.iteration, shown)
-            bar.set_postfix(shown | {"left": left}, refresh=False)
+            shown = self.step_log.progress(self.progress.epoch + 1, self.progress.iteration, self.read())
+            bar.set_postfix(shown, refresh=False)
         if wanted < SKIPPED:
             return batch
         # An image whose views several processes share is skipped by each of them.
         skipped = sorted(set(distributed.gather_lists(batch.skipped)))
-        try:
-            self.tally.refuse_many(skipped)
-        except UserError:
-            self.save_last()
-            raise
+        self.tally.refuse_many(skipped, self.save_last)
         return batch._replace(skipped=skipped)
 
     def read(self) -> dict[str, str]:
         """Log what the last iterations returned."""
         entries, self.entries, self.read_at = self.entries, [], time.monotonic()
-        rates = [group["lr"] for group in self.step.optimiser.param_groups]
-        return self.step_log.read(entries, rates, self.step.class_prior) if entries else {}
+        return self.step_log.read(entries, self.step) if entries else {}
 
     def end_epoch(self) -> None:
         """Count the epoch, write last.pth; validate where it is due, keep the best, write last.pth again."""
@@ -191,3 +177,4 @@ class Trainer:
         """Write last.pth; the log up to here is on the disk before it."""
         self.read()
         distributed.on_first(lambda: checkpoint.save(self.folder.last, self.state()))
+        self.written = True

@@ -74,7 +74,7 @@ class Validation:
         for batch in self._watched(self.data.validation(name), name):
             image = self.inputs.images(batch)
             guess = classes(step.compute.logits(step.student, image), image.shape[2:])
-            matrix.update(guess, batch.label.to(guess.device))
+            matrix.update(guess, batch.label.to(guess.device, non_blocking=True))
             for i in range(min(PICTURES - len(rows), len(guess))):
                 rows.append([batch.image[i].numpy(), self._colour(batch.label[i]), self._colour(guess[i])])
         crop = "centre crop" if self.data.val_crop else "resized"
@@ -99,7 +99,7 @@ class Validation:
             views = self.inputs.views(batch, seeds, len(seeds))
             pseudo = step.label(views, learn=False)
             teacher = classes(step.teach(views.clean), label.shape[1:])
-            known = label.to(teacher.device).masked_fill(views.padding, IGNORE)
+            known = label.to(teacher.device, non_blocking=True).masked_fill(views.padding, IGNORE)
             layers["teacher"].update(teacher, known)
             layers["fused"].update(pseudo.guess, known)
             layers["pseudo"].update(pseudo.label, known.masked_fill(pseudo.label == IGNORE, IGNORE))
@@ -116,7 +116,7 @@ class Validation:
     def _watched(self, loader: DataLoader, name: str) -> Iterator[Any]:
         """The loader's batches with a bar; `agree` is called as often on every process, with what went wrong here."""
         batches = datasets.batches(loader)
-        with progress_bar(total=len(loader), desc=name, unit="batch", leave=False) as bar:
+        with progress_bar(name, len(loader), 0, "batch") as bar:
             for _ in range(distributed.largest(len(loader))):
                 batch = error = None
                 try:

@@ -1,7 +1,9 @@
 """What a run reads: from the configuration, which no other module of this package knows, to lists and loaders."""
 
 import multiprocessing
+import multiprocessing.queues
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,11 @@ from datasets.target import TargetTraining, TargetViewsLabelled, ViewPolicy
 # What the published tasks validate on, besides the target's lists (docs/method.md section 8).
 PUBLISHED = {"train_game_9K": "val_game_1K", "train_synthia_9K": "val_synthia"}
 TARGET_LISTS = ("val_cityscapes", "val2_cityscapes")
+GTA5_LISTS = ("train_game_9K", "val_game_1K")  # their images are of several sizes
 MOST_TARGET_BATCHES = 300  # of the target's views that are measured
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+PREFETCHED = 2  # items that each worker has ready
+SHARED = "/dev/shm"  # where workers put them
 
 
 def augmentation(cfg: CfgNode) -> Augmentation:
@@ -67,13 +72,13 @@ class Data:
         self.epochs, self.task, self.target_list = train.NUM_EPOCHS, train.TASK, train.TARGET
         self.num_classes = labels.load(data.CLASSES).num_classes
         self.tries = TRIES if data.ON_ERROR == "skip" else 0
+        self.game_size = tuple(data.GAME_SIZE) or None
         self.samples: dict[str, list[Sample]] = {}  # by the list's name
         source = self.read(train.TASK, labelled=True)
         self.lists, self.missing, self.select = validation_lists(cfg)
         for name in self.lists:
             self.read(name, labelled=True)
         target = self.read(train.TARGET)
-        self.game_size = tuple(data.GAME_SIZE) or None
         if cfg.MODEL.BASELINE:
             unlabelled = UnlabelledTraining(target, self.root, augmentation(cfg), seed)
         else:
@@ -104,7 +109,11 @@ class Data:
 
     def _source(self, cfg: CfgNode, samples: list[Sample]) -> SourceTraining:
         return SourceTraining(samples, self.root, augmentation(cfg), num_classes=self.num_classes,
-                              game_size=self.game_size, seed=self.seed)
+                              game_size=self._game_size(self.task), seed=self.seed)
+
+    def _game_size(self, name: str) -> tuple[int, int] | None:
+        """What the images of a list are first resized to (section 6): GTA5's, by the published lists."""
+        return self.game_size if Path(name).stem in GTA5_LISTS else None
 
     def _tables(self, cfg: CfgNode, samples: list[Sample]) -> object:
         """Importance sampling (section 7): float64 [C,M]."""
@@ -121,7 +130,7 @@ class Data:
     def validation(self, name: str) -> DataLoader:
         """This process's images of a list, each once, unaugmented: batches of SourceBatch."""
         data = Validation(self.read(name, labelled=True), self.root, crop_size=self.crop_size, crop=self.val_crop,
-                          num_classes=self.num_classes, game_size=self.game_size)
+                          num_classes=self.num_classes, game_size=self._game_size(name))
         own = Subset(data, range(self.share[0], len(data), self.share[1]))
         return self._loader(own, batch_size=self.validation_batch, collate_fn=default_collate)
 
@@ -152,7 +161,7 @@ class Data:
         """A DataLoader whose items need no collation unless asked for."""
         kwargs.setdefault("batch_size", None)
         if self.workers:
-            kwargs["prefetch_factor"] = 2
+            kwargs["prefetch_factor"] = PREFETCHED
             if sys.platform == "linux":
                 # A fork server (Python 3.14's default) would keep workers alive whose main process has been killed.
                 kwargs["multiprocessing_context"] = "fork"
@@ -160,6 +169,34 @@ class Data:
             Finalize(None, setattr, (ending, "value", 1), exitpriority=1)
             kwargs["worker_init_fn"] = partial(_shield, ending)
         return DataLoader(data, num_workers=self.workers, pin_memory=torch.cuda.is_available(), **kwargs)
+
+
+def check_shared_memory(cfg: CfgNode, workers: int, processes: int, here: int) -> None:
+    """Refuse loader workers whose batches would not fit into shared memory, of which containers have little.
+
+    Args:
+        cfg: the configuration.
+        workers: loader processes of each process.
+        processes: that share an iteration's images.
+        here: of them, those on this machine.
+
+    Raises:
+        UserError: they would not; with what to do about it.
+    """
+    if not workers or not os.path.isdir(SHARED):
+        return
+    height, width = cfg.DATASET.CROP_SIZE
+    target = target_images(cfg, processes) * (1 if cfg.MODEL.BASELINE else 2 * cfg.TRAIN.GROUP_SIZE)  # clean and noisy
+    # Three bytes of colour, one of label, one of padding per pixel.
+    batch = 5 * height * width * (cfg.TRAIN.BATCH_SIZE + target) / processes
+    needed, free = workers * here * PREFETCHED * batch, shutil.disk_usage(SHARED).free
+    if needed > free:
+        fitting = int(free * workers / needed)
+        raise UserError(
+            f"{workers * here} loader workers need {needed / 1e6:.0f} MB of shared memory, {SHARED} has "
+            f"{free / 1e6:.0f} MB: start the container with --shm-size={needed / 1e9 + 1:.0f}g or --ipc=host, or use "
+            + (f"--workers {fitting}, or --workers 0 for none" if fitting else "--workers 0")
+        )
 
 
 def target_images(cfg: CfgNode, processes: int) -> int:
@@ -212,7 +249,7 @@ def batches(loader: DataLoader) -> Iterator:
 
 
 def _shield(ending: object, worker: int) -> None:
-    """What to do in a new worker: leave signals to the main process.
+    """What to do in a new worker: leave signals to the main process; end where an item cannot be handed on.
 
     Ctrl-C, a scheduler or systemd signal all processes of a run, but the main process still needs the workers for the
     iteration that it finishes. The SIGTERM with which it ends them at its own end must work nevertheless.
@@ -222,6 +259,13 @@ def _shield(ending: object, worker: int) -> None:
         if ending.value:
             os._exit(0)
 
+    def end(error: Exception, item: object) -> None:
+        print(f"loader worker: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    # Without shared memory left, Python would drop the item, for which the main process would wait forever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)
+    signal.set_wakeup_fd(-1)  # the main process's (core/distributed.py)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, terminate)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

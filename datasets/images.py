@@ -1,20 +1,39 @@
-"""Image and label files: reading them, and what may be wrong with them."""
+"""Image files: reading them upright, what may be wrong with them, what kind of PNG one is, writing masks."""
 
+import struct
+import warnings
+import zlib
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (Pillow opens the formats that are imported)
 
-from core import png
 from core.cli import UserError
+from core.files import write_bytes
 from datasets.labels import IGNORE
 from datasets.lists import Sample
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of the images that are read
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+MAX_PIXELS = 2**28  # 16384 x 16384; more is a mistake or an attack, and would take gigabytes in each loader process
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNGs
+COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", 4: "grey with alpha", 6: "RGBA"}
+
+# Unfiltered and run-length coded: for areas of one class the fastest to write and to read, and the smallest
+# file. OpenCV before 4.12 knows no filters; its default takes as long and a quarter more space.
+ENCODING = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
 
 # The loader's worker processes are the parallelism: OpenCV's own threads would only compete with them, and a
 # pool of threads does not survive the fork that makes a worker.
 cv2.setNumThreads(0)
 # What is wrong with a file is said once, by DataError. (The function moved in OpenCV 5.)
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
+warnings.filterwarnings("ignore", module="PIL")
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS holds, whoever decodes
 
 
 class DataError(UserError):
@@ -35,21 +54,23 @@ class DataError(UserError):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image: uint8 [H, W, 3], RGB, whatever the file's depth and colours; EXIF's rotation is ignored.
+    """Read an image: uint8 [H, W, 3], RGB, upright, whatever the file's depth and colours.
+
+    Transparency is dropped; of an animation or of several pages the first is read.
 
     Raises:
-        DataError: the file is missing, empty, truncated, damaged or no image.
+        DataError: the file is missing, empty, truncated, damaged, too large or not an image.
     """
-    return _decode(path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return _read(path, cv2.IMREAD_COLOR_RGB)
 
 
 def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
-    """Read a single-channel label: uint8 [H, W], train IDs; with `num_classes`, 0 ... C-1 and 255 alone.
+    """Read a single-channel label: uint8 [H, W], train IDs; with `num_classes`, only 0 ... C-1 and 255.
 
     Raises:
         DataError: as `read_image`; also for a palette, colour or 16-bit file, an ID outside the label set.
     """
-    label = _decode(path, cv2.IMREAD_UNCHANGED)
+    label = _read(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DataError(
             f"{path}: not a train-ID label, which has one channel of 8 bits and no palette; "
@@ -59,7 +80,7 @@ def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
         outside = cv2.inRange(label, num_classes, IGNORE - 1)
         if cv2.countNonZero(outside):
             raise DataError(
-                f"{path}: label {label[outside > 0][0]} is no train ID (0..{num_classes - 1} or {IGNORE}); "
+                f"{path}: label {label[outside > 0][0]} is not a train ID (0..{num_classes - 1} or {IGNORE}); "
                 "make train IDs with tools/convert_train_ids.py"
             )
     return label
@@ -68,10 +89,10 @@ def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
 def read_pair(
     root: str | Path, sample: Sample, num_classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read a sample's image (uint8 [H, W, 3]) and label (uint8 [H, W]), which must be of one size.
+    """Read a sample's image (uint8 [H, W, 3]) and label (uint8 [H, W]), which must have the same size.
 
     Raises:
-        DataError: as `read_image` and `read_label`; also for a sample without a label and for two sizes.
+        DataError: as `read_image` and `read_label`; also for a sample without a label and for different sizes.
     """
     if sample.label is None:
         raise DataError(f"{sample.image}: the list gives no label for it; its lines must be 'image label'")
@@ -80,12 +101,12 @@ def read_pair(
     if image.shape[:2] != label.shape:
         raise DataError(
             f"{image_path}: it is {image.shape[1]}x{image.shape[0]} but its label {label_path} is "
-            f"{label.shape[1]}x{label.shape[0]}; they must be of one size"
+            f"{label.shape[1]}x{label.shape[0]}; they must have the same size"
         )
     return image, label
 
 
-def _decode(path: str | Path, flags: int) -> np.ndarray:
+def _read(path: str | Path, flags: int) -> np.ndarray:
     """Read the file once and decode it from memory, which tells a missing file from a damaged one."""
     try:
         data = Path(path).read_bytes()
@@ -95,13 +116,114 @@ def _decode(path: str | Path, flags: int) -> np.ndarray:
         ) from error
     if not data:
         raise DataError(f"{path}: the file is empty; replace it")
-    # libpng would complain on stderr in words of its own: it only gets files that are whole.
-    if data.startswith(png.SIGNATURE) and (problem := png.problem(data)):
-        raise DataError(f"{path}: a PNG file that is {problem}; replace it")
+    return decode(data, path, flags)
+
+
+def decode(data: bytes, path: str | Path, flags: int) -> np.ndarray:
+    """Decode the content of an image file, upright; uint8 or uint16 [H, W] or [H, W, 3 or 4] as OpenCV's `flags` say.
+
+    Raises:
+        DataError: the content is not that of an image of FORMATS, is damaged, or has more than MAX_PIXELS.
+    """
+    form, (width, height), orientation = _header(data, path)
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS} are read; scale it down, or cut it up")
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        # OpenCV finds the orientation in fewer files, and in other ones with each version.
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise DataError(f"{path}: cannot be decoded ({error.err}); replace it") from error
     if pixels is None:
-        raise DataError(f"{path}: not an image, or a damaged one; replace it")
-    return pixels
+        raise DataError(f"{path}: cannot be decoded ({form}): it is damaged, or of a kind that is not read; "
+                        "replace it, or save it as an 8-bit PNG or JPEG")
+    return upright(pixels, orientation)
+
+
+def _header(data: bytes, path: str | Path) -> tuple[str, tuple[int, int], int]:
+    """What a file says of itself before it is decoded: format in words, (width, height), EXIF's orientation.
+
+    Raises:
+        DataError: a PNG file that is not whole, or not a file of FORMATS.
+    """
+    if data.startswith(SIGNATURE):
+        # libpng would complain on stderr in words of its own: it only gets files that are whole.
+        found, exif = _inspect(data)
+        if found:
+            raise DataError(f"{path}: a PNG file that is {found}; replace it")
+        if not exif:
+            return "PNG", struct.unpack_from(">II", data, 16), 1
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            # OpenCV turns TIFF files itself, whatever its flags.
+            orientation = 1 if image.format == "TIFF" else _orientation(image)
+            return f"{image.format}, mode {image.mode}", image.size, orientation
+    except Exception as error:  # what bytes of any kind let Pillow raise has no bound
+        raise DataError(
+            f"{path}: not an image, or a damaged one ({', '.join(FORMATS)} are read); replace it"
+        ) from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation of an open file, 1 ... 8."""
+    try:
+        found = image.getexif().get(0x0112)
+    except Exception:  # EXIF that cannot be understood says nothing, as for other programs
+        return 1
+    return int(found) if found in range(1, 9) else 1
+
+
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels [H, W, ...] of a file as they are meant to be seen; `orientation` as in EXIF, 1 ... 8."""
+    if orientation > 4:
+        pixels = cv2.transpose(pixels)
+    axis = (None, 1, -1, 0)[(orientation - 1) % 4]  # of OpenCV's flip: columns, both, rows
+    return pixels if axis is None else cv2.flip(pixels, axis)
+
+
+def kind(content: bytes, path: str | Path) -> tuple[int, int]:
+    """Bit depth and colour type of a PNG file's content, after checking that it is whole.
+
+    Decoders complain on stderr in words of their own, and some return half of an image, so this comes first.
+    It costs a hundredth of decoding.
+
+    Raises:
+        UserError: not a PNG, truncated, damaged, or too large.
+    """
+    if not content.startswith(SIGNATURE):
+        raise UserError(f"{path} is not a PNG image")
+    if found := problem(content):
+        raise UserError(f"{path} is {found}; get it again")
+    width, height = struct.unpack_from(">II", content, 16)
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{path} has {width}x{height} pixels, at most {MAX_PIXELS} are read; is it a label?")
+    return content[24], content[25]
+
+
+def problem(content: bytes) -> str:
+    """What is wrong with a PNG file's content, "" if nothing."""
+    return _inspect(content)[0]
+
+
+def _inspect(content: bytes) -> tuple[str, bool]:
+    """What is wrong with the chunks of a PNG file's content ("" = nothing), and whether one of them holds EXIF."""
+    start, view, exif = len(SIGNATURE), memoryview(content), False
+    if content[12:16] != b"IHDR":
+        return "damaged (no header)", exif
+    while start + 12 <= len(content):
+        length, name = struct.unpack_from(">I4s", content, start)
+        end = start + 8 + length
+        if end + 4 > len(content):
+            break
+        if zlib.crc32(view[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            return "damaged (wrong checksum)", exif
+        if name == b"IEND":
+            return "", exif
+        # As ImageMagick wrote it before PNG had a chunk for it.
+        exif |= name == b"eXIf" or content[start + 8 : start + 29] == b"Raw profile type exif"
+        start = end + 4
+    return "truncated", exif
+
+
+def write_mask(path: str | Path, mask: np.ndarray) -> None:
+    """Write a mask, uint8 [H, W], as an 8-bit grey PNG, whole or not at all; UserError if the disk refuses."""
+    write_bytes(path, cv2.imencode(".png", mask, ENCODING)[1].tobytes(), durable=False)

@@ -86,7 +86,8 @@ class Iterations(Dataset):
 
         def load(domain: str, *key: int) -> tuple:
             item, errors = usable({"source": self.source, "target": self.target}[domain], key, self.length, self.tries)
-            skipped.extend(Skipped(domain, error.path, error.reason) for error in errors)
+            for error in errors:
+                skipped.append(Skipped(domain, error.path, error.reason))
             return item
 
         shuffled = order(self.seed, epoch, self.length)

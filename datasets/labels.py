@@ -4,6 +4,7 @@ A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. 
 files of the data sets.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from core.cli import UserError
 from core.files import read_yaml
 
 IGNORE = 255
+NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def load(name_or_path: str) -> LabelSet:
 
 
 def _label_set(name: str, content: Any) -> LabelSet:
+    """From what `read_yaml` gives, all of it text; ValueError with what is wrong."""
     allowed = ("names", "colours", "raw_ids", "ignore")
     if not isinstance(content, dict):
         raise ValueError(f"expected the keys {', '.join(allowed)}")
@@ -136,39 +139,41 @@ def _label_set(name: str, content: Any) -> LabelSet:
         raise ValueError(f"unknown key {unknown[0]!r}; expected {', '.join(allowed)}")
     names = content.get("names")
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
-        raise ValueError("`names` must be a list of class names (in quotes, where YAML would read something else)")
+        raise ValueError("`names` must be a list of class names")
     if not 2 <= len(names) <= IGNORE or len(set(names)) != len(names):
         raise ValueError(f"`names` must be 2 to {IGNORE} different names")
     colours = content.get("colours")
-    if not isinstance(colours, list) or len(colours) != len(names) or not all(_is_colour(c) for c in colours):
+    triples = isinstance(colours, list) and all(isinstance(c, list) and len(c) == 3 for c in colours)
+    if not triples or len(colours) != len(names):
         raise ValueError(f"`colours` must be {len(names)} lists [red, green, blue], each value from 0 to 255")
+    rgb = [tuple(_byte(part, "`colours`") for part in colour) for colour in colours]
     raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), len(names))
-    return LabelSet(name, tuple(names), tuple(tuple(c) for c in colours), raw_to_train)
+    return LabelSet(name, tuple(names), tuple(rgb), raw_to_train)
 
 
 def _raw_to_train(raw_ids: Any, ignore: Any, num_classes: int) -> dict[int, int]:
-    ignore = [] if ignore is None else ignore
-    if not isinstance(ignore, list) or not all(_is_byte(raw) for raw in ignore):
+    if ignore is not None and not isinstance(ignore, list):
         raise ValueError("`ignore` must be a list of raw IDs, each from 0 to 255")
+    ignored = [_byte(raw, "`ignore`") for raw in ignore or []]
     if raw_ids is None:
-        raw_ids = {i: i for i in range(num_classes) if i not in ignore}
-    if not isinstance(raw_ids, dict) or not all(_is_byte(raw) for raw in raw_ids):
+        raw_ids = {str(i): str(i) for i in range(num_classes) if i not in ignored}
+    if not isinstance(raw_ids, dict):
         raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
-    for raw, train in raw_ids.items():
-        if not _is_byte(train) or not (train < num_classes or train == IGNORE):
+    mapping = {_byte(raw, "`raw_ids`"): _byte(train, "`raw_ids`") for raw, train in raw_ids.items()}
+    for raw, train in mapping.items():
+        if not (train < num_classes or train == IGNORE):
             allowed = f"train IDs are 0 to {num_classes - 1}, or 255 for ignored"
-            raise ValueError(f"`raw_ids` maps {raw} to {train!r}; {allowed}")
-        if raw in ignore and train != IGNORE:
+            raise ValueError(f"`raw_ids` maps {raw} to {train}; {allowed}")
+        if raw in ignored and train != IGNORE:
             raise ValueError(f"raw ID {raw} is both in `raw_ids` and in `ignore`")
-    without = set(range(num_classes)) - set(raw_ids.values())
+    without = set(range(num_classes)) - set(mapping.values())
     if without:
         raise ValueError(f"no raw ID is mapped to train ID {min(without)}")
-    return raw_ids | dict.fromkeys(ignore, IGNORE)
+    return mapping | dict.fromkeys(ignored, IGNORE)
 
 
-def _is_byte(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= 255
-
-
-def _is_colour(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(_is_byte(v) for v in value)
+def _byte(text: Any, key: str) -> int:
+    """A number from 0 to 255 that is written as one; ValueError naming the key it stands in."""
+    if not isinstance(text, str) or not NUMBER.fullmatch(text) or int(text) > 255:
+        raise ValueError(f"{key} holds {'nothing' if text is None else text}, expected numbers from 0 to 255")
+    return int(text)

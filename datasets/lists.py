@@ -2,7 +2,8 @@
 
 import gc
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -96,7 +97,7 @@ def _sample(columns: list[bytes], line: bytes) -> Sample:
     try:
         image, label = columns[0].decode().lstrip("/"), columns[-1].decode().lstrip("/")
     except UnicodeDecodeError:
-        raise ValueError("no UTF-8 text; is this a list?") from None
+        raise ValueError("not UTF-8 text; is this a list?") from None
     if not (image and label):
         raise ValueError("a path that is nothing but a slash")
     return Sample(image, label if len(columns) == 2 else None)
@@ -147,14 +148,32 @@ def mask_names(samples: Iterable[Sample], renamed: bool = True) -> list[str]:
     """`mask_name` of every sample, in their order.
 
     Raises:
-        UserError: two images of one list would have the same mask; it names them.
+        UserError: two images would have the same mask, or the same on some file system (see `clash`); it names them.
     """
-    names, first = [], {}
-    for sample in samples:
-        name = mask_name(sample.image, renamed)
-        if name in first:
-            raise UserError(f"{first[name]} and {sample.image} in one list: both have the mask {name}")
-        first[name] = sample.image
-        names.append(name)
+    images = [sample.image for sample in samples]
+    names = [mask_name(image, renamed) for image in images]
+    if pair := clash(names):
+        (one, other), (mask, twin) = ([column[i] for i in pair] for column in (images, names))
+        both = f"the mask {mask}" if mask == twin else f"masks, {mask} and {twin}, that some file systems take for one"
+        raise UserError(f"{one} and {other}: both have {both}; rename one of the images")
     return names
 
+
+def masks_in(folder: Path, samples: Sequence[Sample]) -> list[Path]:
+    """Every sample's mask in a folder that infer_val.py wrote; UserError if some are missing, or as `mask_names`."""
+    paths = [folder / name for name in mask_names(samples)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        some = f"{len(missing)} of {len(paths)} masks are missing, first: {missing[0]}"
+        raise UserError(f"{some}; infer_val.py writes them")
+    return paths
+
+
+def clash(names: Sequence[str]) -> tuple[int, int] | None:
+    """Positions of the first two names that some file system takes for one: but for case and Unicode form, equal."""
+    first: dict[str, int] = {}
+    for i, name in enumerate(names):
+        same = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+        if first.setdefault(same, i) != i:
+            return first[same], i
+    return None

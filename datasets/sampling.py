@@ -3,19 +3,20 @@
 import logging
 import math
 import operator
-import warnings
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
 
+from core import tensor_files
 from core.cli import UserError
 from core.files import atomic_write
-from core.tensor_files import numpy_scalars
+from datasets import lists
 from datasets.labels import IGNORE
 
 # {mask's file name: {class: the image's pixels of the class / all images' pixels of the class}}
@@ -24,27 +25,22 @@ Weights = dict[str, dict[int, float]]
 
 def save_weights(weights: Mapping[str, Mapping[int, float]], path: str | Path) -> None:
     """Write a weights file of plain numbers, whole or not at all; UserError if the disk refuses."""
-    plain = {name: {int(c): float(share) for c, share in shares.items()} for name, shares in weights.items()}
-    atomic_write(path, lambda file: torch.save(plain, file))
+    atomic_write(path, partial(write_weights, weights))
+
+
+def write_weights(weights: Mapping[str, Mapping[int, float]], file: IO[bytes]) -> None:
+    """Write weights to an open file."""
+    torch.save({name: {int(c): float(share) for c, share in row.items()} for name, row in weights.items()}, file)
 
 
 def load_weights(path: str | Path) -> Weights:
     """Read a weights file, ours or a published one (whose keys and values are NumPy scalars).
 
-    No code from the file is run: torch's restricted reader, NumPy's scalars allowed beside.
-
     Raises:
-        UserError: no such file, truncated, code in it, or not {name: {class: fraction from 0 to 1}}.
+        UserError: as `tensor_files.read`; also for content that is not {name: {class: fraction from 0 to 1}}.
     """
     advice = "make it with tools/compute_image_weights.py"
-    if not Path(path).is_file():
-        raise UserError(f"there is no weights file {path}; {advice}")
-    try:
-        with numpy_scalars(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of what is refused in one line below
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever a broken file causes, from KeyError to RuntimeError
-        raise UserError(f"{path} is not read as a weights file ({_reason(error)}); {advice}") from None
+    content = tensor_files.read(path, "weights file", advice)
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path} holds no weights; {advice}")
     try:
@@ -54,7 +50,7 @@ def load_weights(path: str | Path) -> Weights:
         }
         classes = np.fromiter(chain.from_iterable(weights.values()), np.int64)
         shares = np.fromiter(chain.from_iterable(row.values() for row in weights.values()), np.float64)
-    except (TypeError, ValueError, AttributeError, OverflowError):
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError):  # the last from tensors
         raise UserError(f"{path} is not {{file name: {{class: fraction}}}}; {advice}") from None
     if not all(isinstance(name, str) for name in weights) or not np.all((classes >= 0) & (classes < IGNORE)):
         raise UserError(f"{path} is not {{file name: {{class: fraction}}}}; {advice}")
@@ -62,14 +58,6 @@ def load_weights(path: str | Path) -> Weights:
         name = next(n for n, row in weights.items() if not all(0 <= share <= 1 for share in row.values()))
         raise UserError(f"{path}: {name} has a fraction that is not from 0 to 1; {advice}")
     return weights
-
-
-def _reason(error: Exception) -> str:
-    """The telling part of torch's long message about a file that it refuses."""
-    text = " ".join(str(error).split())
-    if "Unsupported global" in text:
-        return "it holds code: " + text.partition("Unsupported global: ")[2].partition(" was not")[0]
-    return text[:100] or type(error).__name__
 
 
 def cumulative_tables(
@@ -125,10 +113,19 @@ def cumulative_tables(
 def _check_names(weights: Mapping[str, Any], names: Sequence[str]) -> None:
     missing = [name for name in names if name not in weights]
     extra = weights.keys() - set(names)
+    alike = {lists.mask_name(name): name for name in extra}
+    if missing and alike.keys() == set(missing):
+        found = alike[missing[0]]
+        raise UserError(
+            f"the weights are of the target list's images, but name {found} what training names {missing[0]}; compute "
+            "them again from the folder of their masks: python tools/compute_image_weights.py --labels MASKS --ext "
+            f"'*{Path(found).suffix}' --out WEIGHTS --force"
+        )
     if missing or extra:
         found = [f"{len(missing)} images of the list have none (first: {missing[0]})"] if missing else []
         found += [f"{len(extra)} are of other images (such as {min(extra)})"] if extra else []
-        raise UserError(f"the weights are not of the target list: {'; '.join(found)}; compute them for it")
+        advice = "compute them from masks of this list (tools/compute_image_weights.py)"
+        raise UserError(f"the weights are not of the target list: {'; '.join(found)}; {advice}")
 
 
 def draw_image(tables: np.ndarray, index: int, u: float) -> int:

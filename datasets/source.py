@@ -1,6 +1,5 @@
 """Single images: source training, the baseline's unlabelled target pass, validation and inference."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from datasets.transforms import (
     whole,
 )
 
-GAME = re.compile(r"game/images/\d{5}\.png")  # GTA5's images, which are of several sizes
-GAME_SIZE = (1052, 1914)
 SOURCE, UNLABELLED = 0, 1  # the streams of random numbers; the target's views have one of their own
 
 
@@ -115,10 +112,10 @@ class SourceTraining(Dataset):
         augmentation: Augmentation,
         *,
         num_classes: int | None = None,
-        game_size: Size | None = GAME_SIZE,
+        game_size: Size | None = None,
         seed: int = 0,
     ) -> None:
-        """`num_classes`: to check labels; `game_size`: of GTA5's images, None leaves them as they are."""
+        """`num_classes`: to check labels; `game_size`: to resize all images to first, None leaves them as they are."""
         self.samples, self.root, self.augmentation = samples, root, augmentation
         self.num_classes, self.game_size, self.seed = num_classes, game_size, seed
 
@@ -161,7 +158,7 @@ class Validation(Dataset):
         crop_size: Size,
         crop: bool = True,
         num_classes: int | None = None,
-        game_size: Size | None = GAME_SIZE,
+        game_size: Size | None = None,
     ) -> None:
         """`crop`: VAL_CROP; `num_classes`: to check labels."""
         self.samples, self.root = samples, root
@@ -192,9 +189,9 @@ class Images(Dataset):
 
 
 def read_frame(root: str | Path, sample: Sample, num_classes: int | None, game_size: Size | None) -> Frame:
-    """Read a labelled sample; GTA5's are resized to `game_size`, unless that is None."""
+    """Read a labelled sample and resize it to `game_size`, unless that is None."""
     frame = whole(*read_pair(root, sample, num_classes))
-    return resize(frame, game_size) if game_size is not None and GAME.fullmatch(sample.image) else frame
+    return frame if game_size is None else resize(frame, game_size)
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
@@ -203,5 +200,4 @@ def as_tensor(array: np.ndarray) -> Tensor:
 
 
 def _item(frame: Frame, index: int) -> SourceBatch:
-    planes = (as_tensor(plane) for plane in frame)
-    return SourceBatch(*planes, torch.tensor(index))
+    return SourceBatch(*map(as_tensor, frame), torch.tensor(index))

@@ -138,10 +138,10 @@ def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetB
             label[i] = part.label
         add_noise(clean[i], noise, out=noisy[i])
         maps[:, i] = affine(view, height, width)
-    tensors = (torch.from_numpy(array) for array in (noisy, clean, padding, *maps))
+    tensors = map(torch.from_numpy, (noisy, clean, padding, *maps))
     return TargetBatch(*tensors, torch.full((count,), draw.position)), label
 
 
 def collate_views(items: Sequence[TargetBatch]) -> TargetBatch:
     """The views of several images one after the other: dimension 0 becomes the sum of their t."""
-    return TargetBatch(*(torch.cat(field) for field in zip(*items, strict=True)))
+    return TargetBatch(*map(torch.cat, zip(*items, strict=True)))

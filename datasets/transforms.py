@@ -136,7 +136,7 @@ def renormalised(
 
 
 def _bilinear(image: np.ndarray, size: Size) -> np.ndarray:
-    """Resize uint8 [h, w, 3] to [H, W, 3] like Pillow's BILINEAR, within one grey level.
+    """Resize uint8 [h, w, 3] to [H, W, 3] like Pillow's BILINEAR, within one grey level, rarely two.
 
     torch's vectorised uint8 code, which needs a channels-last batch, takes a third to a seventh of Pillow's time.
     Pillow can compute only the part that a crop keeps (`box`), which pays off from a scale of 1.5, but its box is
@@ -155,8 +155,8 @@ def _nearest(plane: np.ndarray, size: Size) -> np.ndarray:
 def _cut(plane: np.ndarray, window: Window, fill: int) -> np.ndarray:
     """Cut a window out of [h, w, ...], with `fill` outside the plane."""
     height, width = plane.shape[:2]
-    y0, y1 = (min(max(y, 0), height) for y in (window.top, window.top + window.height))
-    x0, x1 = (min(max(x, 0), width) for x in (window.left, window.left + window.width))
+    y0, y1 = np.clip((window.top, window.top + window.height), 0, height).tolist()
+    x0, x1 = np.clip((window.left, window.left + window.width), 0, width).tolist()
     if (y1 - y0, x1 - x0) == window[2:]:
         return plane[y0:y1, x0:x1]
     cut = np.full(window[2:] + plane.shape[2:], fill, plane.dtype)

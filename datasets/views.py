@@ -55,7 +55,9 @@ def draw_views(
 
 
 def _draw_zoom(rng: np.random.Generator, flip_: int, size: Size, zoom: tuple[float, float]) -> ViewParams:
-    """Draw s ~ U(zoom), and the position of the crop or of the image within its padding."""
+    """Draw s ~ U(zoom), and the position of the crop or of the image in its padding; equal ends mean no zoom."""
+    if zoom[0] == zoom[1]:  # released code: whatever they are equal to
+        return ViewParams(flip_)
     scale = rng.uniform(*zoom)
     offsets = []
     for side in size:

@@ -1,28 +1,10 @@
 # Sourced by the other launchers: the repository's root in $root, the Python to use in $python.
-# setup FILE...: a virtual environment in the repository with these requirements, made once.
+
+# A stream that is closed would be the next file that is opened, and get what is printed.
+{ true >&1; } 2>/dev/null || exec >/dev/null
+true >&2 || exec 2>/dev/null
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-# PYTHON=... chooses another interpreter; otherwise the repository's environment, if there is one, or python3.
-if [ -n "${PYTHON:-}" ]; then python=$PYTHON
-elif [ -x "$root/.venv/bin/python" ]; then python=$root/.venv/bin/python
-else python=python3; fi
-
-setup() {
-    [ -n "${PYTHON:-}" ] && return
-    # One stamp for each set of requirements: the demo and the tests share the environment.
-    local stamp; stamp=$root/.venv/installed-$(cat "$@" | cksum | cut -d' ' -f1)
-    [ -e "$stamp" ] && return
-    echo "installing into $root/.venv (once; torch with CUDA takes 5 GB and some minutes)" >&2
-    command -v python3 >/dev/null || { echo "error: no python3 on this machine; install Python 3.10 or newer" >&2; exit 2; }
-    [ -x "$root/.venv/bin/python" ] || python3 -m venv "$root/.venv" ||
-        { echo "error: python3 has no venv module; install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
-    local file; local files=()
-    for file in "$@"; do files+=(-r "$file"); done
-    "$root/.venv/bin/python" -m pip install --quiet --disable-pip-version-check "${files[@]}" >&2
-    touch "$stamp"
-    python=$root/.venv/bin/python
-}
-
 # A path as the caller means it: relative to where the launcher was called, else to the repository.
 from_here() {
     case $1 in
@@ -31,38 +13,135 @@ from_here() {
     esac
 }
 
-# keep FILE: what comes, to the screen and to a file; a signal to all of a run's processes does not end it too early.
-keep() {
-    trap '' TERM INT
-    exec tee -a "$1"
+# PYTHON=... chooses another interpreter; otherwise the repository's environment, if there is one, or python3.
+if [ -n "${PYTHON:-}" ]; then python=$(from_here "$PYTHON")
+elif [ -x "$root/.venv/bin/python" ]; then python=$root/.venv/bin/python
+else python=python3; fi
+
+fail() { echo "error: $*" >&2; exit 2; }
+
+# The calling launcher's first comment.
+usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p;}' "$0"; }
+
+# setup FILE...: a virtual environment in the repository with these requirements, made once; what an interrupted setup
+# has left is completed.
+setup() {
+    [ -n "${PYTHON:-}" ] && return
+    # One stamp for each set of requirements: the demo and the tests share the environment.
+    local venv=$root/.venv stamp said file files=()
+    stamp=$venv/installed-$(cat "$@" | cksum | cut -d' ' -f1)
+    if [ -e "$stamp" ]; then return; fi
+    for file in "$@"; do files+=(-r "$file"); done
+    echo "installing into $venv (once; torch with CUDA takes 5 GB and some minutes)" >&2
+    if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+            fail "python3 is not Python 3.10 or newer; install one, or name one that has the requirements as PYTHON"
+        said=$(python3 -m venv "$venv" 2>&1) && "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+            fail "python3 -m venv cannot make $venv (Debian: apt-get install python3-venv; else remove $venv):" $said
+    fi
+    python=$venv/bin/python
+    "$python" -m pip install --quiet --disable-pip-version-check "${files[@]}" >&2 ||
+        fail "the requirements are not installed, pip says why; the same command tries again"
+    touch "$stamp"
 }
 
-# run_processes COMMAND...: python COMMAND, under torchrun where there are several GPUs (NUM_GPUS, or what is there) or
-# machines (NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT); core/torchrun.py is torchrun with a better end. SIGTERM and
-# SIGINT reach the processes, which end in their own way; the exit status is theirs.
+# folder_name VARIABLE VALUE: the value must be the name of a folder, which leads nowhere else.
+folder_name() {
+    case $2 in
+        "" | . | .. | */* | *\\* | *[![:print:]]*) fail "$1=$2: expected the name of a folder, without slashes" ;;
+    esac
+    [ ${#2} -le 100 ] || fail "$1: expected a name of at most 100 characters, got ${#2}"
+}
+
+# number VARIABLE VALUE LOW HIGH
+number() {
+    [[ $2 =~ ^[0-9]{1,9}$ ]] && [ $((10#$2)) -ge "$3" ] && [ $((10#$2)) -le "$4" ] ||
+        fail "$1=$2: expected a number from $3 to $4"
+}
+
+# keep FILE: what comes, to the screen and to a file. Neither a signal to all of a run's processes nor a reader who goes
+# ends it too early; what the screen does not take still goes to the file.
+keep() {
+    trap '' TERM INT PIPE
+    exec tee -a "$1" 2>/dev/null
+}
+
+# The number of GPUs that CUDA shows to a process: those that CUDA_VISIBLE_DEVICES names (by number or UUID, or parts of
+# one by MIG name), up to the first that is not there; none if one is named twice.
+visible_gpus() {
+    local there name names=() seen=, count=0
+    there=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU') || true
+    if [ "$there" = 0 ] || [ -z "${CUDA_VISIBLE_DEVICES+set}" ]; then echo "$there"; return; fi
+    IFS=, read -ra names <<<"${CUDA_VISIBLE_DEVICES//[[:space:]]/}"
+    for name in ${names[@]+"${names[@]}"}; do
+        case $name in
+            GPU-* | MIG-*) ;;
+            "" | *[!0-9]*) break ;;
+            *) [ ${#name} -le 9 ] && name=$((10#$name)) && [ "$name" -lt "$there" ] || break ;;
+        esac
+        case $seen in *,"$name",*) count=0; break ;; esac
+        seen+=$name, count=$((count + 1))
+    done
+    [ $count -gt 0 ] || case $CUDA_VISIBLE_DEVICES in
+        "" | -1) ;;
+        *) echo "warning: CUDA_VISIBLE_DEVICES=$CUDA_VISIBLE_DEVICES: CUDA shows none of the $there GPUs" >&2 ;;
+    esac
+    echo $count
+}
+
+# count_processes: how many processes to start here ($gpus) and where ($where, options of torchrun): as many as GPUs
+# (NUM_GPUS, or what is there), one on the CPU; on several machines NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
+count_processes() {
+    local name nodes=${NNODES:-1}
+    "$python" -c '' 2>/dev/null || fail "$python does not run: name another Python as PYTHON (README.md, Install)"
+    for name in RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE; do
+        case $name=${!name:-} in
+            *= | *RANK=0 | *SIZE=1) ;;
+            *) fail "$name=${!name} is set, but launchers start the processes themselves: unset $name" \
+                "(several machines: NNODES, NODE_RANK, MASTER_ADDR)" ;;
+        esac
+    done
+    gpus=${NUM_GPUS:-}
+    [ -n "$gpus" ] || gpus=$(visible_gpus)
+    number NUM_GPUS "$gpus" 0 1024
+    number NNODES "$nodes" 1 100000
+    gpus=$((10#$gpus)) nodes=$((10#$nodes)) where=(--standalone)
+    [ $gpus -gt 0 ] || gpus=1
+    if [ $nodes -gt 1 ]; then
+        number NODE_RANK "${NODE_RANK:-}" 0 $((nodes - 1))
+        number MASTER_PORT "${MASTER_PORT:-29500}" 1 65535
+        [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$nodes needs MASTER_ADDR, the address of the machine with NODE_RANK=0"
+        where=(--nnodes "$nodes" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR"
+            --master_port "${MASTER_PORT:-29500}")
+    elif [ $gpus = 1 ]; then
+        where=()
+    fi
+}
+
+# run_processes COMMAND...: python COMMAND, under torchrun where count_processes says so; core/torchrun.py is torchrun
+# with a better end.
 run_processes() {
-    local gpus=${NUM_GPUS:-}
-    if [ -z "$gpus" ]; then
-        gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c '^GPU') || true
-    fi
-    [[ $gpus =~ ^[0-9]+$ ]] || { echo "error: NUM_GPUS=$gpus: expected a number" >&2; return 2; }
-    [ "$gpus" -gt 0 ] || gpus=1
-    if [ "$gpus" = 1 ] && [ "${NNODES:-1}" = 1 ]; then
-        "$python" "$@" &
+    if [ ${#where[@]} = 0 ]; then
+        attended "$python" "$@"
     else
-        local where=(--standalone)
-        if [ "${NNODES:-1}" != 1 ]; then
-            [ -n "${NODE_RANK:-}" ] && [ -n "${MASTER_ADDR:-}" ] ||
-                { echo "error: NNODES=$NNODES needs NODE_RANK and MASTER_ADDR too" >&2; return 2; }
-            where=(--nnodes "$NNODES" --node_rank "$NODE_RANK" --master_addr "$MASTER_ADDR"
-                --master_port "${MASTER_PORT:-29500}")
-        fi
         local threads=$(($(getconf _NPROCESSORS_ONLN) / gpus))
-        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} \
-            "$python" -m core.torchrun "${where[@]}" --nproc_per_node "$gpus" -- "$@" &
+        OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))} attended \
+            "$python" -m core.torchrun "${where[@]}" --nproc_per_node "$gpus" -- "$@"
     fi
-    local child=$! status=127 result signalled
-    trap 'signalled=yes; kill -TERM $child 2>/dev/null || true' TERM INT
+}
+
+# attended COMMAND...: hands SIGTERM and SIGINT on to the command, which ends in its own way; the exit status is its own.
+# $asked is what a signal's would be, 143 or 130: a training that was asked to end has 0 when all is written.
+attended() {
+    local child= status=127 result signalled=
+    asked=
+    # Both as SIGTERM: what bash starts in the background ignores SIGINT.
+    local stop='signalled=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null || true'
+    trap "asked=143; $stop" TERM
+    trap "asked=130; $stop" INT
+    "$@" &
+    child=$!
+    [ -z "$signalled" ] || kill -TERM "$child" || true
     # A signal interrupts the waiting, not what is waited for.
     while signalled=; do
         wait "$child" && result=0 || result=$?
@@ -70,5 +149,6 @@ run_processes() {
         [ -n "$signalled" ] || break
     done
     trap - TERM INT
+    if [ "$status" = 143 ]; then status=${asked:-143}; fi
     return "$status"
 }

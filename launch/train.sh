@@ -4,7 +4,7 @@
 #   base        the ABN baseline; without it SAC, from RESUME
 #   RESUME      the baseline's snapshot that SAC starts from
 #   IS_WEIGHTS  importance weights (default: data/cs_weights_{net}_{source}.data)
-#   NUM_GPUS    processes on this machine (default: its GPUs, or one on the CPU)
+#   NUM_GPUS    processes on this machine (default: its GPUs that CUDA_VISIBLE_DEVICES shows, or one on the CPU)
 #   EXP EXP_ID  names (default: v1 01): the run is {EXP_ID}[_abn]_{source}_{net}
 #   NNODES NODE_RANK MASTER_ADDR MASTER_PORT   several machines
 #
@@ -13,8 +13,6 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-usage() { sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; }
-fail() { echo "error: $*" >&2; exit 2; }
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
 [ $# -ge 2 ] || fail "expected {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] (see bash launch/train.sh --help)"
 source=$1 net=$2; shift 2
@@ -35,6 +33,9 @@ if [ "${1:-}" = base ]; then mode=base; shift; fi
 [ $(($# % 2)) -eq 0 ] || fail "trailing overrides come as KEY VALUE pairs, ${!#} is left over"
 
 exp=${EXP:-v1} id=${EXP_ID:-01}
+folder_name EXP "$exp"
+folder_name EXP_ID "$id"
+count_processes
 resume=$(from_here "${RESUME:-}")
 weights=$(from_here "${IS_WEIGHTS:-}")
 cd "$root"
@@ -50,12 +51,15 @@ else
     elif [ -e "data/cs_weights_${net}_${source}.data" ]; then
         weights=data/cs_weights_${net}_${source}.data
     else
-        echo "warning: no data/cs_weights_${net}_${source}.data: target images are drawn uniformly" >&2
+        warning="warning: no data/cs_weights_${net}_${source}.data: target images are drawn uniformly"
     fi
     [ -z "$weights" ] || overrides+=(DATASET.SAMPLE_WEIGHTS "$weights")
 fi
 
 log=logs/cityscapes/$exp/$run
 mkdir -p "$log"
-run_processes train.py --cfg "configs/$config.yaml" --exp "$exp" --run "$run" ${resume:+--resume "$resume"} \
-    --set "${overrides[@]}" "$@" > >(keep "$log/train.out") 2> >(keep "$log/train.out" >&2)
+{
+    [ -z "${warning:-}" ] || echo "$warning" >&2
+    run_processes train.py --cfg "configs/$config.yaml" --exp="$exp" --run="$run" ${resume:+--resume "$resume"} \
+        --set "${overrides[@]}" "$@"
+} > >(keep "$log/train.out") 2> >(keep "$log/train.out" >&2)

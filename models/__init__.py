@@ -1,12 +1,12 @@
 """The segmentation networks by name, initialised at random or from ImageNet (docs/method.md section 2)."""
 
 import logging
-import os
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from core import tensor_files
 from core.cli import UserError
 from models.deeplabv2 import deeplabv2_resnet18, deeplabv2_resnet101, deeplabv2_vgg16_bn
 from models.fcn import fcn_vgg16_bn
@@ -51,13 +51,10 @@ def build(name: str, num_classes: int, init: str = "") -> nn.Module:
 
 def _read_weights(path: str) -> dict[str, Tensor]:
     """The tensors of a weights file, by name, without running code from it; else a UserError."""
-    if not os.path.isfile(path):
-        raise UserError(f"no ImageNet weights at {path}; `bash tools/download_imagenet.sh` fetches them")
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a file of anything else lets torch.load raise has no bound
-        raise UserError(f"{path} is not a readable file of weights ({type(error).__name__})") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    weights = tensor_files.read(path, "file of ImageNet weights", "`bash tools/download_imagenet.sh` fetches it")
+    if not isinstance(weights, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
         raise UserError(f"{path} is not a file of weights: it must hold a dictionary of tensors")
     return weights
 

@@ -1,9 +1,8 @@
-"""Self-supervised augmentation consistency: the mathematics of docs/method.md, section 4, in its order.
+"""Self-supervised augmentation consistency: the mathematics of docs/method.md, section 4, in its order. Pure functions.
 
-Letters: N images, T views of each (the paper writes N for the crops of an image and T for the teacher's period),
-C classes, H x W the crop, h x w the logits at stride 8. `m` are the teacher's probabilities, `chi` (χ) is the class
-prior, `theta` (θ) the thresholds; `beta` (β), `zeta` (ζ) and `focal_p` (λ) as in the paper. All functions are pure:
-none changes its arguments. Only the losses have a gradient.
+N images, T views of each (the paper writes N for the crops of an image and T for the teacher's period), C classes,
+H x W the crop, h x w the logits at stride 8; m the teacher's probabilities, χ (`chi`) the class prior, θ (`theta`) the
+thresholds, β (`beta`), ζ (`zeta`), λ (`focal_p`) as in the paper. Labels are of any integer type, 255 = ignored.
 """
 
 import torch
@@ -11,11 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORE = 255
-POOLS = ("avg_pool", "minentropy_pool")
-LOSSES = ("focal_ce", "focal_ce_conf", "focal_ce_conf_batch")
-
-MIN_SUM = 1e-3  # the averaged probabilities' sum over classes is clamped here before dividing by it
-MIN_MASS = 0.1  # with less probability than this in the reference frame no view sees the pixel
+POOLS, LOSSES = ("avg_pool", "minentropy_pool"), ("focal_ce", "focal_ce_conf", "focal_ce_conf_batch")
+MIN_SUM, MIN_MASS = 1e-3, 0.1  # summed probabilities: clamped at the one before dividing; below the other, unseen
 EMPTY_ENTROPY = 1e5  # of a view that does not see the pixel: never the smallest where another view sees it
 
 
@@ -31,12 +27,7 @@ def classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def source_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """L_s (sections 3 and 4.1): the mean cross-entropy over all pixels; ignored pixels count in the mean with 0.
-
-    Args:
-        logits: [n,C,h,w], upsampled to the label's size here.
-        label: any integer type [n,H,W], 255 = ignored.
-    """
+    """L_s (sections 3 and 4.1): mean cross-entropy of [n,C,h,w], upsampled here, and [n,H,W]; ignored pixels give 0."""
     picture = upsample(logits, label.shape[1:])  # [n,C,H,W]
     return F.cross_entropy(picture, label.long(), ignore_index=IGNORE, reduction="none").mean()
 
@@ -47,13 +38,9 @@ def class_prior(m: Tensor) -> Tensor:
 
 
 def update_prior(chi: Tensor, chi_now: Tensor, gamma: float, beta: float) -> Tensor:
-    """χ <- γ_χ χ + (1-γ_χ) χ' (section 4.6); a class still exactly at β that occurs (χ' > 1e-8) jumps to χ' first.
+    """χ <- γ_χ χ + (1-γ_χ) χ' (section 4.6): `chi` χ [C] so far, `chi_now` χ' [C] over all processes, `gamma` γ_χ.
 
-    Args:
-        chi: χ [C], the prior so far.
-        chi_now: χ' [C], over all views of all processes.
-        gamma: γ_χ in [0, 1].
-        beta: β > 0, where χ starts.
+    A class that is still exactly at β, where χ starts, and occurs (χ' > 1e-8) jumps to χ' first.
     """
     untouched = (chi == torch.full_like(chi, beta)) & (chi_now > 1e-8)
     return gamma * torch.where(untouched, chi_now, chi) + (1 - gamma) * chi_now
@@ -95,8 +82,8 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
 
 def confidence(m: Tensor) -> tuple[Tensor, Tensor]:
     """m̄* and c* (section 4.8): maximum over the classes of m̄ [n,C,H,W] and the first class that has it, uint8."""
-    best, label = m.max(dim=1)
-    return best, label.to(torch.uint8)  # [n,H,W] both
+    best, label = m.max(dim=1)  # [n,H,W]
+    return best, label.to(torch.uint8)
 
 
 def discount(chi: Tensor, beta: float) -> Tensor:
@@ -105,21 +92,18 @@ def discount(chi: Tensor, beta: float) -> Tensor:
 
 
 def thresholds(best: Tensor, label: Tensor, d: Tensor, zeta: float, floor: float) -> Tensor:
-    """θ = max(floor, ζ · d_c · max of m̄* over the view's pixels with c* = c) (section 4.8).
+    """θ [n,C] = max(floor, ζ · d_c · max of m̄* over the view's pixels with c* = c) (section 4.8).
 
     Args:
         best: m̄* [n,H,W].
-        label: c*, any integer type [n,H,W].
+        label: c* [n,H,W].
         d: the discount d_c [C]; ones for none.
         zeta: ζ, RUN_CONF_UPPER.
-        floor: RUN_CONF_LOWER, also of a class that no pixel has.
-
-    Returns:
-        θ [n,C].
+        floor: RUN_CONF_LOWER; also of a class that no pixel has.
     """
-    highest = best.new_zeros(len(best), len(d))  # [n,C]
-    highest = highest.scatter_reduce(1, label.flatten(1).long(), best.flatten(1), "amax")
-    # In this order: the published arithmetic multiplies by ζ first, and a strict comparison follows.
+    none = best.new_zeros(len(best), len(d))
+    highest = none.scatter_reduce(1, label.flatten(1).long(), best.flatten(1), "amax")  # [n,C]
+    # The published arithmetic multiplies by ζ first, and a strict comparison follows.
     return (highest * zeta * d).clamp(min=floor)
 
 
@@ -145,7 +129,7 @@ def focal_loss(logits: Tensor, label: Tensor, chi: Tensor, focal_p: float, weigh
 
     Args:
         logits: the student's [n,C,h,w], upsampled to the label's size here.
-        label: any integer type [n,H,W], 255 = ignored.
+        label: [n,H,W].
         chi: χ [C], clamped at 0 from below.
         focal_p: λ >= 0.
         weight: w [n,H,W] or [1,H,W]; None for 1.

@@ -22,16 +22,14 @@ import small_tree
 import torch
 from runs import Run, same, wrap
 
-import models
 from core.trainer import Trainer
 
 WARM_UP = 200  # iterations before memory is compared
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 
 
-def measured(file: str, every: int, network: str) -> None:
+def measured(file: str, every: int) -> None:
     """Every so many iterations of this process, note its memory (KB) and its open files."""
-    use(network)
     done = 0
 
     def note() -> None:
@@ -41,16 +39,7 @@ def measured(file: str, every: int, network: str) -> None:
             with open(file, "a", encoding="utf-8") as out:
                 out.write(f"{done} {resident()} {len(os.listdir('/proc/self/fd'))}\n")
 
-    wrap(Trainer, "_step", after=note)
-
-
-def use(network: str) -> None:
-    """The network that runs.Stub stands for otherwise."""
-    if network != "stub":
-        models.NETWORKS["deeplabv2_resnet18"] = REAL
-
-
-REAL = models.NETWORKS["deeplabv2_resnet18"]
+    wrap(Trainer, "train_on", after=note)
 
 
 def resident() -> int:
@@ -59,12 +48,12 @@ def resident() -> int:
     return int(status.partition("VmRSS:")[2].split()[0])
 
 
-def disturbed(run: Run, pause: tuple[float, float], seed: int, network: str) -> dict[str, int]:
+def disturbed(run: Run, pause: tuple[float, float], seed: int) -> dict[str, int]:
     """Kill the run at random times until it has ended by itself; how often it was begun and disturbed."""
     rng, count = random.Random(seed), {"starts": 0, "SIGKILL": 0, "SIGTERM": 0}
     while True:
         before = steps(run)
-        process = run.start(workers=count["starts"] % 3, before=partial(use, network))
+        process = run.start(workers=count["starts"] % 3)
         count["starts"] += 1
         # Now and then at its start; otherwise it gets somewhere, however slow the machine.
         if rng.random() < 0.7:
@@ -101,14 +90,15 @@ def check(
     tree = folder / "tree"
     small_tree.make(tree)
     epochs = -(-iterations // 4)  # of 16 images, 4 an iteration
-    settings = ("TRAIN.NUM_EPOCHS", str(epochs), "LOG.ITER_VAL", str(max(1, epochs // 5)), "LOG.ITER_TARGET",
-                str(max(1, epochs // 4)), "TRAIN.SNAPSHOT_ITER", "7", "MODEL.LR", "1e-5")
+    settings = ("MODEL.ARCH", network, "TRAIN.NUM_EPOCHS", str(epochs), "LOG.ITER_VAL",
+                str(max(1, epochs // 5)), "LOG.ITER_TARGET", str(max(1, epochs // 4)),
+                "TRAIN.SNAPSHOT_ITER", "7", "MODEL.LR", "1e-5")
     whole, broken = (Run(folder / name, tree, *settings) for name in ("undisturbed", "disturbed"))
     start, file = time.monotonic(), folder / "memory.txt"
-    process = whole.start(before=partial(measured, str(file), max(1, warm_up // 10), network))
+    process = whole.start(before=partial(measured, str(file), max(1, warm_up // 10)))
     assert process.wait(24 * 3600) == 0, process.said
     seconds = time.monotonic() - start
-    count = disturbed(broken, pause, seed, network)
+    count = disturbed(broken, pause, seed)
     same(broken, whole)
     rows = [tuple(map(int, line.split())) for line in file.read_text().splitlines()]
     later = [row for row in rows if row[0] >= warm_up]

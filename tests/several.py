@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,15 @@ from torch import distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from runs import Stub, kill_at, wrap
+from runs import kill_at, wrap
 
 import core.files
 import infer_val
-import models
 import models.fcn
 import train
 from core import distributed
 from core.cli import UserError
+from core.inference import Predictor
 from core.trainer import Trainer
 from datasets.iterations import Iterations
 
@@ -33,9 +34,8 @@ FIVE = 5  # iterations before the faults below
 
 
 def small_networks() -> None:
-    """FCN-8s with a small head, and a stub that goes by another network's name."""
+    """FCN-8s with a small head."""
     models.fcn.HIDDEN = 16
-    models.NETWORKS["deeplabv2_vgg16_bn"] = Stub
 
 
 def signal_to_one() -> None:
@@ -57,6 +57,12 @@ def kill_after_four_files() -> None:
     wrap(core.files.os, "replace", before=kill_at(5))
 
 
+def slow_last() -> None:
+    """Images take the last process longer than processes wait for each other."""
+    os.environ["SAC_TIMEOUT_MINUTES"] = "0.1"
+    wrap(Predictor, "__call__", before=lambda: time.sleep(4 * (distributed.rank() == distributed.size() - 1)))
+
+
 def later(action: Callable[[], None]) -> None:
     """Do it on the last process after so many iterations."""
     done = 0
@@ -67,7 +73,7 @@ def later(action: Callable[[], None]) -> None:
         if done == FIVE and distributed.rank() == distributed.size() - 1:
             action()
 
-    wrap(Trainer, "_step", after=count)
+    wrap(Trainer, "train_on", after=count)
 
 
 def name_space(name: str, store: dist.Store) -> None:
@@ -85,7 +91,7 @@ def main() -> None:
     store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
     small_networks()
     file = Path(sys.argv[1])
-    raised, originals = {}, (Trainer._step, Iterations.__getitem__)
+    raised, originals = {}, (Trainer.train_on, Iterations.__getitem__, Predictor.__call__)
     for number, run in enumerate(json.loads(file.read_text())):
         name_space(str(number), store)  # names come twice
         if run["plant"]:
@@ -96,7 +102,8 @@ def main() -> None:
         except UserError as error:
             raised[run["name"]] = f"{type(error).__name__}: {error}"
         distributed.stop()
-        Trainer._step, Iterations.__getitem__ = originals
+        Trainer.train_on, Iterations.__getitem__, Predictor.__call__ = originals
+        os.environ.pop("SAC_TIMEOUT_MINUTES", None)
         file.with_suffix(f".{os.environ['RANK']}.json").write_text(json.dumps(raised))
 
 

@@ -11,12 +11,9 @@ import numpy as np
 import pytest
 import small_tree
 import torch
-from core.run import Run
-from runs import Stub
 
-import datasets
-import models
 from core import checkpoint, config
+from core.run_folder import Run
 from core.trainer import Trainer
 from datasets import sampling
 from models import build, consistency
@@ -26,7 +23,7 @@ PAGE = (ROOT / "docs" / "ablations.md").read_text()
 # Random weights are sure of nothing: without a lowest threshold they give pseudo labels all the same.
 SMALL = (
     "TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 TRAIN.MAX_ITER 2 TRAIN.DEVICE cpu DATASET.CROP_SIZE 32,64 "
-    "DATASET.GAME_SIZE [] MODEL.ARCH deeplabv2_resnet18 MODEL.RUN_CONF_LOWER 0 LOG.ITER_VAL 9 MODEL.INIT_MODEL"
+    "DATASET.GAME_SIZE [] MODEL.ARCH stub MODEL.RUN_CONF_LOWER 0 LOG.ITER_VAL 9 MODEL.INIT_MODEL"
 ).split() + [""]
 
 
@@ -45,16 +42,8 @@ def pairs(name: str) -> list[str]:
     return line[line.index("--set") + 1 :]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def small_network() -> Iterator[None]:
-    """What is looked at is the method, not the network."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(models.NETWORKS, "deeplabv2_resnet18", Stub)
-        yield
-
-
 @pytest.fixture(scope="module")
-def tree(small_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Lists of a few random images, a baseline's snapshot, importance weights."""
     root = tmp_path_factory.mktemp("tree")
     small_tree.make(root)
@@ -62,7 +51,7 @@ def tree(small_network: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     sampling.save_weights(
         {f"train_cityscapes_{i}.png": dict(enumerate(shares[:, i])) for i in range(4)}, root / "weights.data")
     torch.manual_seed(0)
-    network = torch.nn.ModuleDict({"backbone": build("deeplabv2_resnet18", 19)}).state_dict()
+    network = torch.nn.ModuleDict({"backbone": build("stub", 19)}).state_dict()
     model = {f"module.{name}": value for name, value in network.items()}
     checkpoint.save(root / "baseline.pth", {"model": model, "opt": {}, "epoch": 0, "score": 0.0})
     return root
@@ -92,15 +81,15 @@ class Seen:
     """A run's step that remembers the views that it was given."""
 
     def __init__(self, run: Trainer) -> None:
-        self.step, self.views = run.train_step, []
-        self.sac, self.constants = self.step.network, self.step.constants
+        self.step, self.views = run.step, []
+        self.constants = self.step.constants
 
     def __call__(self, source: object, views: object, iteration: int) -> dict:
         self.views.append(views)
         return self.step(source, views, iteration)
 
-    def label(self, *args: object, **options: object) -> object:
-        return self.step.label(*args, **options)
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.step, name)
 
 
 def mirrored(seen: Seen) -> bool:
@@ -118,7 +107,7 @@ def noisy(seen: Seen) -> bool:
 def uniform_threshold(run: Trainer, seen: Seen) -> bool:
     c = seen.constants
     best = torch.rand(3, 8, 8)
-    d = consistency.discount(seen.sac.running_conf, c.beta)
+    d = consistency.discount(seen.class_prior, c.beta)
     theta = consistency.thresholds(best, torch.randint(0, 19, best.shape), d, c.upper, c.lower)
     return bool((theta == c.upper).all())
 
@@ -141,7 +130,7 @@ CHECKS["no_consistency"] = CHECKS["no_flip"] + CHECKS["no_zoom"] + CHECKS["no_no
 
 
 def steps(run: Trainer) -> list[dict]:
-    lines = (run.place.logs / "metrics.jsonl").read_text().splitlines()
+    lines = (run.folder.logs / "metrics.jsonl").read_text().splitlines()
     return [entry for line in lines if (entry := json.loads(line))["kind"] == "step"]
 
 
@@ -151,13 +140,12 @@ def teacher_moves(run: Trainer) -> list[float]:
 
 
 def uniform_sampling(run: Trainer) -> bool:
-    iterations = datasets.training(run.cfg, 0, (0, 1), (0, 0), 0).dataset
-    return bool(np.allclose(iterations.target.tables, [0.25, 0.5, 0.75, 1]))
+    return bool(np.allclose(run.data.iterations.target.tables, [0.25, 0.5, 0.75, 1]))
 
 
 def two_steps(name: str, tree: Path, folder: Path) -> tuple[Trainer, Seen]:
     run = trainer(name, tree, folder)
-    run.train_step = seen = Seen(run)
+    run.step = seen = Seen(run)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", lambda *_: None)  # not what is tested here
         run.fit()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from core.alarms import WINDOW, Alarms
+from core.alarms import WINDOW, Alarms, label_findings
 from core.log import Log
 
 NAMES = ["road", "car", "train"]
@@ -109,3 +109,24 @@ def test_a_warning_is_in_all_logs(tmp_path: Path) -> None:
     assert tag == "warnings/fall/val/text_summary"
     assert board.Tensors(tag)[0].step == 7
     assert board.Tensors(tag)[0].tensor_proto.string_val[0].decode() == finding.text
+
+
+@pytest.mark.parametrize("counts, found", [
+    ({0: 50, 1: 40, 255: 10}, []),
+    ({0: 1, 1: 1, 255: 198}, []),
+    ({255: 9}, ["unlabelled"]),
+    ({0: 9}, ["one_class"]),
+    ({1: 9, 255: 9}, ["one_class"]),
+    ({0: 1, 1: 1, 255: 199}, ["sparse"]),
+    ({0: 1, 255: 999}, ["sparse", "one_class"]),
+    ({}, []),  # no label could be read: said elsewhere
+    ({26: 9}, []),  # raw IDs: said elsewhere
+])  # fmt: skip
+def test_labels_that_teach_nothing(counts: dict[int, int], found: list[str]) -> None:
+    findings = label_findings([counts.get(value, 0) for value in range(256)], NAMES)
+    assert [finding.name for finding in findings] == found
+    assert all("\n" not in finding.text and "convert_train_ids.py" in finding.text for finding in findings)
+
+
+def test_a_label_set_of_one_class_has_one_class() -> None:
+    assert label_findings([9, *[0] * 255], ["road"]) == []

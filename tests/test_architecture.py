@@ -16,23 +16,26 @@ COMMANDS = ("train", "infer_val")
 # All may import these; they import nothing of ours but what stands behind them here.
 LEAVES = {
     "core.cli": (),
-    "core.files": ("core.cli",),
-    "core.png": ("core.cli", "core.files"),
-    "core.tensor_files": (),
     "core.distributed": ("core.cli",),
+    "core.files": ("core.cli",),
+    "core.tensor_files": ("core.cli",),
     "datasets.labels": ("core.cli", "core.files"),
 }
 # The procedures, with the rooms that each may open; the rest of core stays in core and below them.
 PROCEDURE = {
-    "core.trainer": ("core", "datasets", "models"),
+    "core.trainer": ("core", "datasets"),
+    "core.build": ("core", "datasets", "models"),
     "core.validation": ("core", "datasets", "models"),
     "core.inference": ("core", "datasets", "models"),
-    "core.prepare": ("core", "datasets"),
-    "core.run": ("core", "models"),
-    "core.setup": ("core", "models"),
+    "core.compute": ("core", "datasets"),
+    "core.config": ("core", "models"),
+    "core.resume": ("core", "models"),
     "core.steps": ("core", "models"),
+    "core.step_log": ("core", "datasets"),
 }
-TRAINING = {*PROCEDURE, "core.optim"} - {"core.inference"}
+SERVE_INFERENCE = {"core.inference", "core.compute", "core.config"}
+TRAINING = {*PROCEDURE, "core.optim"} - SERVE_INFERENCE
+BUILDERS = {"core.config", "core.build", "datasets", "infer_val", "train"}
 
 
 def name_of(path: Path) -> str:
@@ -115,7 +118,7 @@ def test_imports_go_downwards_only(module: str) -> None:
         ("models.sac", "from core.optim import parameter_groups", "core.optim"),
         ("datasets", "def f():\n    import models", "models"),
         ("core.cli", "from core import distributed", "core.distributed"),
-        ("core.metrics", "from core.steps import Source", "core.steps"),
+        ("core.metrics", "from core.steps import SACStep", "core.steps"),
         ("core.steps", "import datasets.target", "datasets.target"),
         ("core.trainer", "import train", "train"),
         ("tools.make_lists", "from tools import evaluate", "tools"),
@@ -128,7 +131,7 @@ def test_the_rules_notice(module: str, statement: str, target: str) -> None:
 
 
 def test_imports_are_resolved() -> None:
-    source = "from . import fcn\nfrom .fcn import F\nfrom ..core import errors\nimport torch, core.log"
+    source = "from . import fcn\nfrom .fcn import F\nfrom ..core import cli\nimport torch, core.log"
     tree = ast.parse(source)
     assert sorted(imports("models", tree)) == ["core.cli", "core.log", "models.fcn", "models.fcn"]
     assert list(imports("models.sac", ast.parse("from . import fcn"))) == ["models.fcn"]
@@ -152,22 +155,53 @@ def test_no_star_import(module: str) -> None:
     assert "*" not in [alias.name for node in nodes for alias in node.names]
 
 
-def reads_configuration(tree: ast.AST) -> bool:
-    """Whether a name tells of a configuration: cfg, CfgNode, or an import of their modules."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in ("cfg", "CfgNode"):
-            return True
-        if isinstance(node, ast.arg) and node.arg == "cfg":
-            return True
-        if isinstance(node, ast.ImportFrom) and node.module in ("yacs.config", "core.config"):
-            return True
-    return False
+def sections_read(tree: ast.AST) -> set[str]:
+    """The sections of a configuration that are read: `cfg.SECTION`."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name))
+    return {node.attr for node in found if node.value.id == "cfg" and node.attr.isupper()}
 
 
-def test_cfg_stops_at_the_builders() -> None:
-    readers = {module for module, tree in SOURCES.items() if reads_configuration(tree)}
-    assert {module for module in readers if below(module, "models")} == set()
-    assert {module for module in readers if below(module, "datasets")} == {"datasets"}
+def test_the_configuration_is_read_by_the_builders_alone() -> None:
+    """Whatever they build takes plain values; the trainer hands the configuration on."""
+    readers = {module for module, tree in SOURCES.items() if sections_read(tree) and not below(module, "tools")}
+    assert readers <= BUILDERS and {"core.build", "datasets"} <= readers
+    assert sections_read(ast.parse("def f(cfg):\n    return cfg.MODEL.LR")) == {"MODEL"}
+
+
+def test_no_object_keeps_the_configuration() -> None:
+    rooms = [module for module in SOURCES if module not in COMMANDS and not below(module, "tools")]
+    kept = [f"{module}: {ast.unparse(node)}" for module in rooms for node in ast.walk(SOURCES[module])
+            if isinstance(node, ast.Attribute) and node.attr == "cfg"]
+    assert kept == []
+
+
+MATHEMATICS = ("softmax", "log_softmax", "cross_entropy", "grid_sample", "affine_grid", "interpolate", "scatter_reduce")
+
+
+def used(tree: ast.AST, names: Iterable[str]) -> set[str]:
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names}
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if below(m, "models")])
+def test_networks_and_mathematics_know_no_device(module: str) -> None:
+    """GPU and CPU run the same lines."""
+    assert used(SOURCES[module], ("is_cuda", "is_cpu", "get_device")) == set()
+    assert not [node for node in ast.walk(SOURCES[module]) if isinstance(node, ast.Attribute) and node.attr == "type"
+                and isinstance(node.value, ast.Attribute) and node.value.attr == "device"]
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if below(m, "core")])
+def test_the_mathematics_is_in_models(module: str) -> None:
+    allowed = {"core.steps": {"softmax"}, "core.inference": {"softmax", "interpolate"}}
+    assert used(SOURCES[module], MATHEMATICS) <= allowed.get(module, set())
+
+
+def test_no_module_is_imported_under_another_name() -> None:
+    renamed = [f"{module}: {alias.name} as {alias.asname}" for module, tree in SOURCES.items()
+               for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
+               if alias.asname and (isinstance(node, ast.ImportFrom) and of_ours(node.module or "") or
+                                    of_ours(alias.name))]
+    assert renamed == []
 
 
 def run_on_import(body: Iterable[ast.AST]) -> Iterator[ast.AST]:

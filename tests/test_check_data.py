@@ -1,4 +1,4 @@
-"""tools/check_data.py: a clean tree has no findings; each thing that can be wrong is found, named and explained."""
+"""tools/check_data.py: a clean tree has no errors; each thing that can be wrong is found, named and explained."""
 
 import shutil
 import subprocess
@@ -48,7 +48,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         lists.write(root / f"{name}.txt", samples)
     weights = {lists.mask_name(s.image): {c: 0.25 for c in range(19)} for s in target}
     sampling.save_weights(weights, root / "weights.data")
-    (root / "cfg.yaml").write_text("TRAIN: {TASK: train_game_9K}\n")
+    (root / "cfg.yaml").write_text(
+        "TRAIN: {TASK: train_game_9K, BATCH_SIZE: 1, NUM_GROUPS: 1}\nDATASET: {CROP_SIZE: [40, 64]}\n")
     return root
 
 
@@ -64,7 +65,7 @@ Check = Callable[..., tuple[int, list[str], list[str]]]
 
 @pytest.fixture
 def check(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Check:
-    """Call the tool; returns the exit status, the findings and the warnings."""
+    """Call the tool; returns the exit status, the errors and the warnings."""
 
     def call(*pairs: object, options: tuple[str, ...] = ()) -> tuple[int, list[str], list[str]]:
         arguments = ["--cfg", tree / "cfg.yaml", *options, "--set", "DATASET.ROOT", tree, *pairs]
@@ -75,15 +76,15 @@ def check(tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
         except SystemExit as end:
             status = end.code
         out = capsys.readouterr().out.splitlines()
-        kinds = [[line.partition(": ")[2] for line in out if line.startswith(kind)] for kind in ("finding", "warning")]
+        kinds = [[line.partition(": ")[2] for line in out if line.startswith(kind)] for kind in ("error", "warning")]
         return status, *kinds
 
     return call
 
 
 def test_clean(check: Check, tree: Path) -> None:
-    status, findings, warnings = check("DATASET.SAMPLE_WEIGHTS", tree / "weights.data")
-    assert (status, findings) == (0, [])
+    status, errors, warnings = check("DATASET.SAMPLE_WEIGHTS", tree / "weights.data")
+    assert (status, errors) == (0, [])
     # A small world has small lists, and the list that chooses snapshots is a part of the training list.
     assert len(warnings) == 6 and sum("the published one has" in w for w in warnings) == 5
     assert any(w.startswith("list val2_cityscapes, which chooses the snapshots, shares 2 of its 2") for w in warnings)
@@ -91,8 +92,8 @@ def test_clean(check: Check, tree: Path) -> None:
 
 def test_the_tree_of_other_tests_is_clean(tmp_path: Path, check: Check) -> None:
     small_tree.make(tmp_path / "small")
-    status, findings, _ = check("DATASET.ROOT", tmp_path / "small")
-    assert (status, findings) == (0, [])
+    status, errors, _ = check("DATASET.ROOT", tmp_path / "small")
+    assert (status, errors) == (0, [])
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -113,7 +114,7 @@ def palette(path: Path) -> None:
     Image.fromarray(grey(7)).convert("P").save(path)
 
 
-DAMAGE = {  # file, what is done to it, words of the finding
+DAMAGE = {  # file, what is done to it, words of the error
     "missing image": (GAME, Path.unlink, ["No such file"]),
     "empty image": (GAME, lambda p: p.write_bytes(b""), ["empty"]),
     "truncated image": (GAME, lambda p: p.write_bytes(p.read_bytes()[:-40]), ["truncated"]),
@@ -145,19 +146,19 @@ DAMAGE = {  # file, what is done to it, words of the finding
 def test_damage_is_found(check: Check, tree: Path, case: str) -> None:
     name, damage, words = DAMAGE[case]
     damage(tree / name)
-    status, findings, _ = check()
-    assert status == 1 and len(findings) == 1, findings
-    assert str(tree / name) in findings[0] and all(word in findings[0] for word in words), findings
-    assert ";" in findings[0]  # what to do
+    status, errors, _ = check()
+    assert status == 1 and len(errors) == 1, errors
+    assert str(tree / name) in errors[0] and all(word in errors[0] for word in words), errors
+    assert ";" in errors[0]  # what to do
 
 
 def test_synthia_s_raw_labels_must_have_16_bits(check: Check, tree: Path) -> None:
     for folder in ("synthia/labels_cs", "synthia/GT/LABELS"):
         (tree / folder).mkdir(parents=True)
-        write(tree / folder / "1.png", grey(3))
+        write(tree / folder / "1.png", mixed(*range(19)))
     lists.write(tree / "own.txt", [Sample(GAME, "synthia/labels_cs/1.png")])
-    status, findings, _ = check("TRAIN.TASK", "own")
-    assert status == 1 and "GT/LABELS/1.png: 8-bit grey" in findings[0] and "16-bit RGB" in findings[0]
+    status, errors, _ = check("TRAIN.TASK", "own")
+    assert status == 1 and "GT/LABELS/1.png: 8-bit grey" in errors[0] and "16-bit RGB" in errors[0]
     write(tree / "synthia/GT/LABELS/1.png", np.zeros((40, 64, 3), np.uint16))
     assert check("TRAIN.TASK", "own")[:2] == (0, [])
 
@@ -166,8 +167,8 @@ def test_without_its_labels_the_target_is_only_warned_about(check: Check, tree: 
     for i in range(4):
         (tree / f"city/t{i}_label.png").unlink()
     (tree / "val2_cityscapes.txt").unlink()
-    status, findings, warnings = check()
-    assert (status, findings) == (0, []) and any("t0_label.png: not there" in w for w in warnings)
+    status, errors, warnings = check()
+    assert (status, errors) == (0, []) and any("t0_label.png is not there" in w for w in warnings)
     lists.write(tree / "train_cityscapes.txt", [Sample(f"city/t{i}_leftImg8bit.png", None) for i in range(4)])
     assert check()[:2] == (0, [])
 
@@ -182,7 +183,7 @@ def test_without_its_labels_the_target_is_only_warned_about(check: Check, tree: 
         ("train_game_9K", "a b c\n", ":1: expected"),
         ("val_cityscapes", f"{TARGET}\n", "no label"),
         ("train_cityscapes", f"{TARGET} city/t0_label.png\ncity/t1_leftImg8bit.png\n", "1 of 2 lines have no label"),
-        ("train_cityscapes", f"{TARGET}\n{TARGET}\n", "1 images stand in it more than once"),
+        ("train_cityscapes", f"{TARGET}\n{TARGET}\n", "1 images are listed more than once"),
         ("train_cityscapes", f"{TARGET}\ngame/images/../x/t0_leftImg8bit.png\n", ":2: a path with '..'"),
         ("train_cityscapes", f"{TARGET}\n./{TARGET}\n", "both have the mask t0_gtFine_labelIds.png"),
     ],
@@ -192,29 +193,29 @@ def test_lists(check: Check, tree: Path, name: str, text: str | None, words: str
         (tree / f"{name}.txt").unlink()
     else:
         (tree / f"{name}.txt").write_text(text)
-    status, findings, _ = check("DATASET.SAMPLE_WEIGHTS", "''")
-    assert status == 1 and any(words in finding for finding in findings), findings
+    status, errors, _ = check("DATASET.SAMPLE_WEIGHTS", "''")
+    assert status == 1 and any(words in error for error in errors), errors
 
 
 def test_counts(check: Check, tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list that is nearly whole has holes; a small one is another world."""
     monkeypatch.setitem(check_data.EXPECTED, "train_game_9K", 5)
-    status, findings, _ = check()
-    assert status == 1 and findings[0].startswith("list train_game_9K: 4 images, the published one has 5; look")
+    status, errors, _ = check()
+    assert status == 1 and errors[0].startswith("list train_game_9K: 4 images, the published one has 5; see")
     monkeypatch.setitem(check_data.EXPECTED, "train_game_9K", 4)
-    status, findings, warnings = check()
+    status, errors, warnings = check()
     assert status == 0 and not any("list train_game_9K" in line for line in warnings)
 
 
 def test_lists_to_validate_on(check: Check, tree: Path) -> None:
     (tree / "val_cityscapes.txt").unlink()
     status, _, warnings = check()
-    assert status == 0 and any(w.startswith("list val_cityscapes: not there") for w in warnings)
-    status, findings, _ = check("VAL.LISTS", "mine,val_game_1K")
-    assert status == 1 and findings == ["list mine: not there, validation leaves it out; tools/make_lists.py makes "
-                                        "the published lists"]  # fmt: skip
-    status, findings, _ = check("VAL.SELECT", "mine")
-    assert status == 1 and "VAL.SELECT = mine" in findings[0]
+    assert status == 0 and any(w.startswith("list val_cityscapes is not there") for w in warnings)
+    status, errors, _ = check("VAL.LISTS", "mine,val_game_1K")
+    assert status == 1 and errors == ["list mine is not there, so validation leaves it out; tools/make_lists.py "
+                                        "makes the published lists"]  # fmt: skip
+    status, errors, _ = check("VAL.SELECT", "mine")
+    assert status == 1 and "VAL.SELECT = mine" in errors[0]
 
 
 @pytest.mark.parametrize(
@@ -230,13 +231,13 @@ def test_weights(check: Check, tree: Path, change: Callable[[dict], object], wor
     weights = sampling.load_weights(tree / "weights.data")
     change(weights)
     sampling.save_weights(weights, tree / "weights.data")
-    status, findings, _ = check("DATASET.SAMPLE_WEIGHTS", tree / "weights.data")
-    assert status == 1 and len(findings) == 1 and words in findings[0] and str(tree / "weights.data") in findings[0]
+    status, errors, _ = check("DATASET.SAMPLE_WEIGHTS", tree / "weights.data")
+    assert status == 1 and len(errors) == 1 and words in errors[0] and str(tree / "weights.data") in errors[0]
 
 
 def test_no_weights(check: Check, tree: Path) -> None:
-    status, findings, _ = check("DATASET.SAMPLE_WEIGHTS", tree / "none.data")
-    assert status == 1 and findings == [f"there is no weights file {tree / 'none.data'}; make it with "
+    status, errors, _ = check("DATASET.SAMPLE_WEIGHTS", tree / "none.data")
+    assert status == 1 and errors == [f"weights file {tree / 'none.data'} does not exist; make it with "
                                         "tools/compute_image_weights.py"]  # fmt: skip
 
 
@@ -254,17 +255,121 @@ def test_own_label_set(check: Check, tree: Path) -> None:
     for path in tree.glob("city/*_label.png"):
         write(path, grey(1))
     write(tree / "game/labels_cs/00002.png", grey(18))
-    status, findings, _ = check("DATASET.CLASSES", tree / "own.yaml")
-    assert status == 1 and sum("raw label IDs" in f for f in findings) == len(findings) == 5
+    status, errors, _ = check("DATASET.CLASSES", tree / "own.yaml")
+    assert status == 1 and sum("raw label IDs" in f for f in errors) == len(errors) == 5
     words = "00002.png: raw label IDs (18) where train IDs belong, train IDs are 0 to 1 and 255"
-    assert any(words in finding for finding in findings)
+    assert any(words in error for error in errors)
 
 
-def test_many_findings_are_counted(check: Check, tree: Path, capsys: pytest.CaptureFixture) -> None:
+def test_many_errors_are_counted(check: Check, tree: Path, capsys: pytest.CaptureFixture) -> None:
     for path in tree.glob("city/*.png"):
         path.unlink()
-    status, findings, _ = check(options=("--limit", "3"))
-    assert status == 1 and len(findings) == 3
+    status, errors, _ = check(options=("--limit", "3"))
+    assert status == 1 and len(errors) == 3
+
+
+def turn(tree: Path, orientation: int, label: bool) -> None:
+    """Store the source's images as a phone does that is held so; and their labels in the same way, without EXIF."""
+    way = {6: Image.Transpose.ROTATE_90, 3: Image.Transpose.ROTATE_180}[orientation]
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    for i in range(4):
+        path = tree / f"game/images/{i:05}.png"
+        Image.open(path).transpose(way).save(path, exif=tags)
+        if label:
+            path = tree / f"game/labels_cs/{i:05}.png"
+            Image.open(path).transpose(way).save(path)
+
+
+def test_labels_belong_to_upright_images(check: Check, tree: Path) -> None:
+    turn(tree, 6, label=False)
+    assert check()[:2] == (0, [])
+
+
+def test_labels_of_lying_images(check: Check, tree: Path) -> None:
+    turn(tree, 6, label=True)
+    status, errors, _ = check()
+    assert status == 1 and len(errors) == 4 and all("40x64, but its image" in error for error in errors)
+
+
+def sparse(path: Path) -> None:
+    label = grey(255)
+    label[0, :25] = np.arange(25) % 19
+    write(path, label)
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda p: write(p, grey(255)), "every pixel is ignored (255)"),
+    (lambda p: write(p, grey(8)), "all labelled pixels are vegetation"),
+    (lambda p: write(p, np.where(np.arange(64) < 30, grey(8), 255).astype(np.uint8)), "all labelled pixels are veget"),
+    (sparse, "only 0.98 % of the pixels are labelled"),
+])  # fmt: skip
+def test_labels_that_teach_nothing(check: Check, tree: Path, damage: Callable[[Path], object], words: str) -> None:
+    for i in range(4):
+        damage(tree / f"game/labels_cs/{i:05}.png")
+    status, errors, warnings = check()
+    assert status == 1 and len(errors) == 1 and errors[0].startswith("list train_game_9K: "), errors
+    assert words in errors[0] and "convert_train_ids.py" in errors[0]
+    assert not any("no pixel of" in warning for warning in warnings)
+    damage(tree / "game/labels_cs/00004.png")  # in a list that only measures it may be so
+    write(tree / "game/labels_cs/00000.png", mixed(*range(19)))
+    assert check()[:2] == (0, [])
+
+
+@pytest.mark.parametrize("lines, pairs", [
+    (["city/v0_leftImg8bit.png"], ("VAL.LISTS", "mine")),
+    (["city/v0_leftImg8bit.png city/v0_label.png", "city/v1_leftImg8bit.png"], ("VAL.LISTS", "mine")),
+    (["city/t0_leftImg8bit.png"], ("VAL.LISTS", "mine", "TRAIN.TARGET", "mine")),
+    (["city/t0_leftImg8bit.png"], ("VAL.LISTS", "val_cityscapes,mine", "TRAIN.TARGET", "mine")),
+])  # fmt: skip
+def test_validation_needs_labels(check: Check, tree: Path, lines: list[str], pairs: tuple[str, ...]) -> None:
+    (tree / "mine.txt").write_text("\n".join(lines))
+    status, errors, _ = check(*pairs)
+    assert status == 1 and len(errors) == 1 and f"mine.txt:{len(lines)}: no label" in errors[0], errors
+
+
+def test_a_validated_target_needs_its_labels_on_the_disk(check: Check, tree: Path) -> None:
+    for i in range(4):
+        (tree / f"city/t{i}_label.png").unlink()
+    (tree / "val2_cityscapes.txt").unlink()
+    status, errors, _ = check("VAL.LISTS", "train_cityscapes")
+    assert status == 1 and len(errors) == 4
+
+
+@pytest.mark.parametrize("pairs, words", [
+    (("TRAIN.BATCH_SIZE", "5"), "list train_game_9K has 4 images, fewer than one batch"),
+    (("TRAIN.NUM_GROUPS", "9"), "list train_game_9K has 4 images, fewer than one batch"),
+    (("MODEL.BASELINE", "True", "MODEL.INIT_MODEL", "none.pth"), "file of ImageNet weights none.pth does not exist"),
+    (("MODEL.BASELINE", "True", "MODEL.INIT_MODEL", __file__), "is damaged, or torch.save has not written it"),
+])  # fmt: skip
+def test_what_train_py_would_refuse(check: Check, pairs: tuple[str, ...], words: str) -> None:
+    status, errors, _ = check(*pairs)
+    assert status == 1 and len(errors) == 1 and words in errors[0], errors
+
+
+def test_adaptation_starts_from_a_snapshot(check: Check) -> None:
+    status, errors, warnings = check("MODEL.INIT_MODEL", "none.pth")
+    assert (status, errors) == (0, [])
+    assert any("file of ImageNet weights none.pth does not exist" in w for w in warnings)
+
+
+@pytest.mark.parametrize("crop, count", [("40,64", 0), ("32,32", 0), ("41,64", 4), ("40,65", 4), ("64,40", 4)])
+def test_crops_that_are_larger_than_the_images(check: Check, tree: Path, crop: str, count: int) -> None:
+    write(tree / "city/v0_leftImg8bit.png", np.zeros((33, 33, 3), np.uint8))  # of a list that only measures
+    write(tree / "city/v0_label.png", grey(3, (33, 33)))
+    warnings = [w for w in check("DATASET.CROP_SIZE", crop)[2] if "CROP_SIZE" in w]
+    assert len(warnings) == (2 if count else 0)
+    height, width = crop.split(",")
+    assert all(f"{count} of 4 images are smaller than DATASET.CROP_SIZE ({width}x{height})" in w for w in warnings)
+
+
+def test_images_of_one_colour(check: Check, tree: Path) -> None:
+    write(tree / GAME, np.full((40, 64, 3), (1, 2, 3), np.uint8))
+    almost = np.full((40, 64, 3), (1, 2, 3), np.uint8)
+    almost[39, 63] = 4
+    write(tree / "game/images/00002.png", almost)
+    (blank,) = [w for w in check()[2] if "of one colour throughout" in w]
+    assert f"list train_game_9K: 1 of 4 images are of one colour throughout, first {tree / GAME}" in blank
 
 
 @pytest.mark.parametrize(
@@ -279,6 +384,11 @@ def test_many_findings_are_counted(check: Check, tree: Path, capsys: pytest.Capt
 def test_what_cannot_run(check: Check, pairs: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check(*pairs)
+
+
+def test_a_limit_below_0(check: Check) -> None:
+    with pytest.raises(UserError, match="--limit -1: expected 0 or more"):
+        check(options=("--limit", "-1"))
 
 
 def test_exit_status_and_help() -> None:

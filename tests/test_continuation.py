@@ -20,7 +20,7 @@ import core.checkpoint
 import core.files
 from core.log import Log
 from core.trainer import Trainer
-from core.validation import Evaluation
+from core.validation import Validation
 
 EVERY = 3  # TRAIN.SNAPSHOT_ITER of runs.CONFIG
 MODES = {"sac": "False", "baseline": "True"}
@@ -70,16 +70,16 @@ def plant(moment: str, number: int, steps: str) -> None:
         with open(steps, "a") as file:
             file.write(".")
 
-    wrap(Trainer, "_step", after=note)
+    wrap(Trainer, "train_on", after=note)
     if moment == "in a snapshot":
         write = core.files.atomic_write
         core.checkpoint.atomic_write = lambda path, writer: write(path, lambda f: writer(Counted(f, count)))
         return
     owner, name, when = {
-        "after a step": (Trainer, "_step", "after"),
+        "after a step": (Trainer, "train_on", "after"),
         "before renaming": (core.files.os, "replace", "before"),
         "after renaming": (core.files.os, "replace", "after"),
-        "in a validation": (Evaluation, "_colour", "before"),
+        "in a validation": (Validation, "_colour", "before"),
         "before tidying": (core.checkpoint.Best, "tidy", "before"),
         "after a best one": (core.checkpoint.Best, "offer", "after"),
         "log written": (Log, "position", "after"),
@@ -154,7 +154,7 @@ def test_sigterm_to_all_processes_twice_finishes_the_iteration(
         time.sleep(0.1)  # two signals at once would be one
     (tmp_path / "go").touch()
     assert process.wait() == 0
-    assert "stopped by a signal after 5 iterations" in process.said and "the same command goes on" in process.said
+    assert "stopped by a signal after 5 iterations" in process.said and "the same command resumes" in process.said
     assert "Traceback" not in process.said and "error" not in process.said
     assert run.last()["run"]["step"] == 5 and [e["iter"] for e in run.metrics("step")] == [1, 2, 3, 4, 5]
     assert run.start().wait() == 0
@@ -253,7 +253,7 @@ def test_a_user_s_snapshots_and_earlier_logs_are_left_alone(tree: Path, tmp_path
 
 def at_step(number: int, action: Callable[[Trainer], None]) -> None:
     """Do something before the iteration `number` of this process."""
-    original, seen = Trainer._step, 0
+    original, seen = Trainer.train_on, 0
 
     def step(self: Trainer, *args: object) -> object:
         nonlocal seen
@@ -262,11 +262,11 @@ def at_step(number: int, action: Callable[[Trainer], None]) -> None:
             action(self)
         return original(self, *args)
 
-    Trainer._step = step
+    Trainer.train_on = step
 
 
 def delete_logs(trainer: Trainer) -> None:
-    shutil.rmtree(trainer.place.logs)
+    shutil.rmtree(trainer.folder.logs)
 
 
 def small_files_only(trainer: Trainer) -> None:
@@ -281,7 +281,7 @@ def kill_a_worker(trainer: Trainer) -> None:
 def spoil_weights(trainer: Trainer) -> None:
     """As a gradient that is not finite leaves them, by the snapshot of this very iteration."""
     with torch.no_grad():
-        trainer.network.slow_net.conv1.bias[0] = float("nan")
+        trainer.step.network.slow_net.conv1.bias[0] = float("nan")
 
 
 def test_the_log_s_folder_deleted_under_the_run(tree: Path, tmp_path: Path) -> None:
@@ -333,7 +333,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path | None]:
 
 def fill_disk(trainer: Trainer) -> None:
     """To the last byte."""
-    with pytest.raises(OSError, match="No space left"), open(trainer.place.snapshots.parents[3] / "ballast", "wb") as f:
+    ballast = trainer.folder.snapshots.parents[3] / "ballast"
+    with pytest.raises(OSError, match="No space left"), open(ballast, "wb") as f:
         while True:
             f.write(bytes(1000))
             f.flush()
@@ -357,7 +358,7 @@ def test_a_full_disk(small_disk: Path | None, tree: Path, undisturbed: dict[str,
 
 
 def test_a_loss_that_is_not_finite_names_the_images(tree: Path, tmp_path: Path) -> None:
-    run = Run(tmp_path, tree, "MODEL.LR", "1e30", "TRAIN.SNAPSHOT_ITER", "1")
+    run = Run(tmp_path, tree, "MODEL.LR", "1000", "MODEL.WEIGHT_DECAY", "1000", "TRAIN.SNAPSHOT_ITER", "1")
     process = run.start()
     assert process.wait() == 2
     error = process.said.splitlines()[-1]

@@ -1,6 +1,7 @@
 """The data sets: what an item is, what it depends on, and what is said about a file that cannot be used."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,15 @@ from core.cli import UserError
 from datasets.images import read_label
 from datasets.lists import Sample
 from datasets.noise import add_noise
-from datasets.source import Images, SourceBatch, SourceTraining, UnlabelledTraining, Validation
-from datasets.target import TargetBatch, TargetTraining, TargetViewsLabelled, collate_views
+from datasets.source import Augmentation, Images, SourceBatch, SourceTraining, UnlabelledTraining, Validation
+from datasets.target import TargetBatch, TargetTraining, TargetViewsLabelled, ViewPolicy, collate_views
 
 SIZE = (48, 80)
 NUMBER = 5
 SAMPLES = [Sample(f"images/{i}.png", f"labels/{i}.png") for i in range(NUMBER)]
 TABLES = np.tile(np.arange(1, NUMBER + 1) / NUMBER, (3, 1))
-VIEWS = {
-    "crop_size": (32, 48),
-    "views": 4,
-    "target_scale": (1.0, 1.1),
-    "zoom": (0.5, 1.2),
-    "hflip": True,
-    "guided_hflip": True,
-    "blur": True,
-    "jitter": 0.4,
-    "greyscale": 0.2,
-}
-AUGMENTATION = {"crop_size": (32, 48), "scale": (0.5, 1.5), "hflip": True, "blur": True, "jitter": 0.5}
+VIEWS = ViewPolicy((32, 48), 4, (1.0, 1.1), (0.5, 1.2), True, True, True, 0.4, 0.2)
+AUGMENTATION = Augmentation((32, 48), (0.5, 1.5), hflip=True, blur=True, jitter=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +71,7 @@ def loaded(data: Dataset, keys: list, workers: int) -> Iterator:
 
 
 def test_source_batch(root):
-    data = SourceTraining(SAMPLES, root, num_classes=3, **AUGMENTATION)
+    data = SourceTraining(SAMPLES, root, AUGMENTATION, num_classes=3)
     assert len(data) == NUMBER
     batch = default_collate([data[0, i] for i in (3, 1)])
     assert isinstance(batch, SourceBatch)
@@ -92,7 +83,7 @@ def test_source_batch(root):
 
 
 def test_target_batch(root):
-    data = TargetTraining(SAMPLES, root, TABLES, **VIEWS)
+    data = TargetTraining(SAMPLES, root, TABLES, VIEWS)
     assert len(data) == NUMBER
     batch = collate_views([data[0, 1, 0, 4], data[0, 2, 0, 3]])
     assert isinstance(batch, TargetBatch)
@@ -113,9 +104,9 @@ def test_target_batch(root):
 def test_without_augmentation_the_image_itself(root):
     sample = SAMPLES[2]
     image, label = (np.asarray(Image.open(root / path)) for path in sample)
-    source = SourceTraining(SAMPLES, root, crop_size=SIZE)[0, 2]
+    source = SourceTraining(SAMPLES, root, Augmentation(SIZE))[0, 2]
     tables = np.tile((np.arange(NUMBER) >= 2).astype(float), (3, 1))
-    target, view_labels = TargetViewsLabelled(SAMPLES, root, tables, crop_size=SIZE, views=2)[0, 7, 0, 2]
+    target, view_labels = TargetViewsLabelled(TargetTraining(SAMPLES, root, tables, ViewPolicy(SIZE, 2)))[0, 7, 0, 2]
     for pixels in (
         source.image,
         target.clean[0],
@@ -151,21 +142,19 @@ def test_validation_crop_and_resize(root):
 
 
 def test_game_images_get_one_size(tmp_path):
-    sample = Sample("game/images/1.png", "game/labels_cs/1.png")
+    sample = Sample("game/images/00001.png", "game/labels_cs/00001.png")
     write(tmp_path / sample.image, np.zeros((11, 20, 3), np.uint8))
     write(tmp_path / sample.label, np.zeros((11, 20), np.uint8))
-    crop = {"crop_size": (12, 24)}
-    for data in (SourceTraining, Validation):
-        key = (0, 0) if data is SourceTraining else 0
+    for data, key, crop in ((partial(SourceTraining, augmentation=Augmentation((12, 24))), (0, 0), {}),
+                            (Validation, 0, {"crop_size": (12, 24)})):
         # At its own size the image has less than the crop; at the common one it has all of it.
         assert data([sample], tmp_path, game_size=None, **crop)[key].padding.sum() == 12 * 24 - 11 * 20
         assert not data([sample], tmp_path, game_size=(24, 48), **crop)[key].padding.any()
-        assert not data([sample], tmp_path, **crop)[key].padding.any()  # 1914 x 1052
-    assert UnlabelledTraining([sample], tmp_path, **crop)[0, 0].padding.any()
+    assert UnlabelledTraining([sample], tmp_path, Augmentation((12, 24)))[0, 0].padding.any()
 
 
 def test_without_random_crop_all_of_the_image(root):
-    item = SourceTraining(SAMPLES, root, crop_size=(24, 40), random_crop=False)[0, 1]
+    item = SourceTraining(SAMPLES, root, Augmentation((24, 40), random_crop=False))[0, 1]
     assert torch.equal(item.image, Validation(SAMPLES, root, crop_size=(24, 40), crop=False)[1].image)
 
 
@@ -175,7 +164,7 @@ def test_labels_of_the_views_are_those_of_their_pixels(tmp_path):
     label = coarse.repeat(32, 0).repeat(32, 1)
     write(tmp_path / "i.png", np.stack([label * 100] * 3, -1))
     write(tmp_path / "l.png", label)
-    data = TargetViewsLabelled([Sample("i.png", "l.png")], tmp_path, np.ones((3, 1)), **VIEWS)
+    data = TargetViewsLabelled(TargetTraining([Sample("i.png", "l.png")], tmp_path, np.ones((3, 1)), VIEWS))
     for index in range(6):
         item, labels = data[0, index, 0, 4]
         assert torch.equal(labels == 255, item.padding)
@@ -190,9 +179,9 @@ def test_labels_of_the_views_are_those_of_their_pixels(tmp_path):
 def test_items_depend_on_seed_epoch_and_index_alone(root):
     def build(seed: int) -> list[tuple[Dataset, tuple]]:
         return [
-            (SourceTraining(SAMPLES, root, seed=seed, **AUGMENTATION), ()),
-            (UnlabelledTraining(SAMPLES, root, seed=seed, **AUGMENTATION), ()),
-            (TargetTraining(SAMPLES, root, TABLES, seed=seed, **VIEWS), (0, 4)),
+            (SourceTraining(SAMPLES, root, AUGMENTATION, seed=seed), ()),
+            (UnlabelledTraining(SAMPLES, root, AUGMENTATION, seed=seed), ()),
+            (TargetTraining(SAMPLES, root, TABLES, VIEWS, seed=seed), (0, 4)),
         ]
 
     for (data, views), (again, _), (other, _) in zip(build(1), build(1), build(2), strict=True):
@@ -208,7 +197,7 @@ def test_items_depend_on_seed_epoch_and_index_alone(root):
 
 @pytest.mark.parametrize("first, last", [(0, 1), (1, 3), (3, 4)])
 def test_a_range_of_views_is_part_of_all_views(root, first, last):
-    data = TargetTraining(SAMPLES, root, TABLES, **VIEWS)
+    data = TargetTraining(SAMPLES, root, TABLES, VIEWS)
     for index in range(3):
         part, all_views = data[1, index, first, last], data[1, index, 0, 4]
         assert_same(part, tuple(field[first:last] for field in all_views))
@@ -216,29 +205,29 @@ def test_a_range_of_views_is_part_of_all_views(root, first, last):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_workers_do_not_matter(root, workers):
-    data = TargetTraining(SAMPLES, root, TABLES, **VIEWS)
+    data = TargetTraining(SAMPLES, root, TABLES, VIEWS)
     keys = [(2, i, i % 2, 3) for i in range(4)]
     for key, item in zip(keys, loaded(data, keys, workers), strict=True):
         assert_same(item, data[key])
 
 
 def test_streams_differ(root):
-    source = SourceTraining(SAMPLES, root, **AUGMENTATION)
-    unlabelled = UnlabelledTraining(SAMPLES, root, **AUGMENTATION)
+    source = SourceTraining(SAMPLES, root, AUGMENTATION)
+    unlabelled = UnlabelledTraining(SAMPLES, root, AUGMENTATION)
     assert [differ(source[0, i], unlabelled[0, i]) for i in range(NUMBER)] == [True] * NUMBER
 
 
-def test_unlabelled_images_are_drawn_uniformly(root):
-    data = UnlabelledTraining(SAMPLES, root, crop_size=(4, 4))
-    positions = [int(data[epoch, 0].index) for epoch in range(200)]
-    assert min(np.bincount(positions, minlength=NUMBER)) > 20
+def test_the_baseline_s_target_images_come_in_turn(root):
+    """As released: index i gives image i mod M, so that each is seen as often as the others."""
+    data = UnlabelledTraining(SAMPLES, root, Augmentation((4, 4)))
+    assert [int(data[epoch, i].index) for epoch in (0, 3) for i in range(2 * NUMBER)] == [*range(NUMBER)] * 4
     assert set(data[0, 0]._fields) == {"image", "padding", "index"}
 
 
 def test_the_index_chooses_the_class(root):
     # Class c is in image c alone: item i shows image i % C.
     tables = np.cumsum(np.eye(3, NUMBER), axis=1)
-    data = TargetTraining(SAMPLES, root, tables, **VIEWS)
+    data = TargetTraining(SAMPLES, root, tables, VIEWS)
     assert [data.draw(5, index).position for index in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -250,9 +239,9 @@ def test_image_and_label_of_two_sizes(root, tmp_path):
     write(tmp_path / "label.png", np.zeros((3, 4), np.uint8))
     sample = Sample("image.png", "label.png")
     for data, key in (
-        (SourceTraining([sample], tmp_path, **AUGMENTATION), (0, 0)),
+        (SourceTraining([sample], tmp_path, AUGMENTATION), (0, 0)),
         (Validation([sample], tmp_path, crop_size=(4, 4)), 0),
-        (TargetViewsLabelled([sample], tmp_path, np.ones((19, 1)), **VIEWS), (0, 0, 0, 1)),
+        (TargetViewsLabelled(TargetTraining([sample], tmp_path, np.ones((19, 1)), VIEWS)), (0, 0, 0, 1)),
     ):
         with pytest.raises(UserError, match=r"image.png: it is 60x40 but its label .*label.png is 4x3"):
             data[key]
@@ -260,14 +249,14 @@ def test_image_and_label_of_two_sizes(root, tmp_path):
 
 def test_sample_without_label(root):
     with pytest.raises(UserError, match="images/0.png: the list gives no label"):
-        SourceTraining([Sample("images/0.png", None)], root, **AUGMENTATION)[0, 0]
+        SourceTraining([Sample("images/0.png", None)], root, AUGMENTATION)[0, 0]
     # Training views need none.
-    TargetTraining([Sample("images/0.png", None)], root, np.ones((3, 1)), **VIEWS)[0, 0, 0, 1]
+    TargetTraining([Sample("images/0.png", None)], root, np.ones((3, 1)), VIEWS)[0, 0, 0, 1]
 
 
 def test_the_message_is_one_line_across_workers(root):
     samples = [*SAMPLES[:2], Sample("images/none.png", "labels/0.png")]
-    data = SourceTraining(samples, root, **AUGMENTATION)
+    data = SourceTraining(samples, root, AUGMENTATION)
     with pytest.raises(UserError) as here:
         data[0, 2]
     with pytest.raises(UserError) as there:

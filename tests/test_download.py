@@ -2,9 +2,11 @@
 
 import hashlib
 import http.server
+import os
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,16 @@ NAME = f"net-{hashlib.sha256(CONTENT).hexdigest()[:8]}.pth"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the server's `files`; understands ranges where `ranges`; breaks off after `limit` bytes."""
+    """Serves the server's `files`; understands ranges where `ranges`; breaks off after `limit` bytes.
+
+    Says how long they are where `told`; leads to `redirects`, if that is set.
+    """
 
     def do_GET(self) -> None:
+        if self.server.redirects:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirects)
+            return self.end_headers()
         content = self.server.files.get(self.path.removeprefix("/files/"))
         if content is None:
             return self.send_error(404)
@@ -32,7 +41,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if start >= len(content):
             return self.send_error(416)
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
+        if self.server.told:
+            self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start:][: self.server.limit])
 
@@ -44,6 +54,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server() -> Iterator[http.server.HTTPServer]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.files, server.ranges, server.limit, server.starts = {NAME: CONTENT}, True, None, []
+        server.redirects, server.told = "", True
         server.url = f"http://127.0.0.1:{server.server_port}/files"
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield server
@@ -56,8 +67,9 @@ def get(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> object:
     for proxy in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(proxy, raising=False)
 
-    def run(*args: object) -> None:
-        monkeypatch.setattr(sys, "argv", ["download.py", *map(str, args), "--out", str(tmp_path / "out")])
+    def run(*args: object, insecure: bool = True) -> None:
+        words = [*map(str, args), "--out", str(tmp_path / "out"), *(["--insecure"] if insecure else [])]
+        monkeypatch.setattr(sys, "argv", ["download.py", *words])
         download.main()
 
     return run
@@ -86,7 +98,7 @@ def test_local_files(get, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_broken_download_goes_on(server, get, tmp_path: Path, ranges: bool) -> None:
+def test_a_broken_download_resumes(server, get, tmp_path: Path, ranges: bool) -> None:
     server.limit, server.ranges = 1_000_000, ranges
     with pytest.raises(UserError, match=f"broke off at 1000000 of {len(CONTENT)}"):
         get("imagenet", NAME, "--url", server.url)
@@ -146,6 +158,88 @@ def test_snapshots_are_checked(server, get, tmp_path: Path) -> None:
     assert there(tmp_path) == {"good.pth": whole}
 
 
+def test_http_only_if_asked_for(server, get, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="https://, or add --insecure"):
+        get("imagenet", NAME, "--url", server.url, insecure=False)
+    assert server.starts == [] and there(tmp_path) == {}
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9/x", "ftp://127.0.0.1/x", "file:///etc/passwd"])
+def test_a_safe_address_does_not_lead_to_an_unsafe_one(address: str) -> None:
+    """What a server on https would answer."""
+    request = urllib.request.Request("https://example.org/x")
+    for insecure in (False, True):
+        if insecure and address.startswith("http"):
+            continue
+        with pytest.raises(UserError, match=f"https://example.org/x leads to {address}"):
+            download.Redirects(insecure).redirect_request(request, None, 302, "Found", {}, address)
+    followed = download.Redirects(False).redirect_request(request, None, 302, "Found", {}, "https://example.org/y")
+    assert followed.full_url == "https://example.org/y"
+
+
+def test_a_redirect_is_looked_at(server, get, tmp_path: Path) -> None:
+    server.redirects = "ftp://127.0.0.1/x"
+    with pytest.raises(UserError, match="leads to ftp://127.0.0.1/x"):
+        get("imagenet", NAME, "--url", server.url)
+    assert NAME not in there(tmp_path)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_sizes_have_a_bound(server, get, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool) -> None:
+    kind = download.KINDS["imagenet"]
+    monkeypatch.setitem(download.KINDS, "imagenet", kind._replace(most=2_000_000))
+    server.told = told
+    with pytest.raises(UserError, match="more than the 0.002 GB"):
+        get("imagenet", NAME, "--url", server.url)
+    assert not any(there(tmp_path).values())
+    monkeypatch.setitem(download.KINDS, "imagenet", kind)
+    get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME: CONTENT}
+
+
+def test_a_sum_that_is_known(server, get, tmp_path: Path) -> None:
+    whole = hashlib.sha256(CONTENT).hexdigest()
+    for wrong in (whole[:-1] + "0", whole[:8], "x" * 64):
+        with pytest.raises(UserError, match="SHA-256 sum|--sha256"):
+            get("imagenet", NAME, "--url", server.url, "--sha256", wrong)
+    assert there(tmp_path) == {}
+    get("imagenet", NAME, "--url", server.url, "--sha256", whole)
+    assert there(tmp_path) == {NAME: CONTENT}
+
+
+@pytest.mark.parametrize("name", ["net.pth", "net-.pth", "net-0123.pth", "net-0123abcd.pt"])
+def test_names_without_a_sum_are_not_taken_on_trust(server, get, tmp_path: Path, name: str) -> None:
+    server.files[name] = CONTENT
+    with pytest.raises(UserError, match="digits of its SHA-256 sum"):
+        get("imagenet", name, "--url", server.url)
+    assert there(tmp_path) == {}
+
+
+def test_two_downloads_of_one_file(server, get, tmp_path: Path) -> None:
+    """The second says what is true, and harms nothing."""
+    part = tmp_path / "out" / f"{NAME}.part"
+    part.parent.mkdir()
+    with download.unfinished(part) as file:
+        file.write(CONTENT[:1000])
+        file.flush()
+        with pytest.raises(UserError, match=f"another process is downloading .*{NAME}; wait"):
+            get("imagenet", NAME, "--url", server.url)
+        assert there(tmp_path) == {part.name: CONTENT[:1000]}
+    get("imagenet", NAME, "--url", server.url)
+    assert there(tmp_path) == {NAME: CONTENT} and server.starts == [1000]
+
+
+@pytest.mark.parametrize("suffix", ["", ".part"])
+def test_links_are_not_followed(server, get, tmp_path: Path, suffix: str) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    (tmp_path / "out" / (NAME + suffix)).symlink_to(tmp_path / "theirs")
+    for force in ([], ["--force"]):
+        with pytest.raises(UserError, match="symbolic link|no good"):
+            get("imagenet", NAME, "--url", server.url, *force)
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+
+
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -182,10 +276,9 @@ def test_published_names() -> None:
 
 
 def test_scripts(tmp_path: Path) -> None:
-    texts = {kind: (ROOT / "tools" / f"download_{kind}.sh").read_text() for kind in download.KINDS}
-    for kind, text in texts.items():
-        assert text.splitlines()[2:] == texts["imagenet"].replace("imagenet", kind).splitlines()[2:]
+    assert {path.stem for path in (ROOT / "tools").glob("download_*.sh")} == {f"download_{k}" for k in download.KINDS}
     command = ["bash", ROOT / "tools" / "download_imagenet.sh", "--url", "x", "--out", tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    mine = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=tmp_path, env=mine, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --url x") and done.stderr.count("\n") == 1

@@ -132,6 +132,10 @@ def test_an_existing_file_is_kept(call: Call, small: Path) -> None:
     assert (small / "net.onnx").read_bytes() == b"mine"
     call("deeplabv2_resnet18", "--force")
     assert (small / "net.onnx").stat().st_size > 1e6
+    before = (small / "sac.pth").read_bytes()
+    with pytest.raises(UserError, match="would be replaced"):
+        call("deeplabv2_resnet18", "--out", small / "sac.pth", "--force")
+    assert (small / "sac.pth").read_bytes() == before
 
 
 def test_a_network_that_comes_out_different_is_not_written(

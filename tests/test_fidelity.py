@@ -14,22 +14,19 @@ import numpy as np
 import pytest
 import small_tree
 import torch
-from core.prepare import prepare_images, prepare_source
-from core.run import Run
 from runs import Stub
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 import datasets
-import models
-from core import checkpoint, config, distributed
-from core.compute import Compute
+from core import build, checkpoint, config, distributed
+from core.compute import Compute, Views
 from core.inference import Predictor, load_network
 from core.optim import build_optimiser
-from core.steps import Method, SACStep, Views
+from core.run_folder import Run
+from core.steps import Method, SACStep
 from core.trainer import Trainer
-from datasets.iterations import Iterations
-from datasets.source import SourceItem
+from datasets.iterations import Iteration, Iterations
+from datasets.source import ImageBatch, SourceBatch, UnlabelledTraining
 from datasets.transforms import renormalised
 from datasets.views import affine, draw_shared, draw_views
 from models import consistency
@@ -65,9 +62,11 @@ def test_a1_the_weight_is_the_mean_over_all_views() -> None:
 def test_a2_the_validity_lies_in_the_view_s_frame() -> None:
     """s = 2: the view holds the image and as much padding around; in the reference frame all of it is seen."""
     size = (16, 16)
-    A_inv = torch.tensor([[[2.0, 0, 0], [0, 2.0, 0]]])
-    v = consistency.visibility(A_inv, size)[0, 0]
-    assert v[4:12, 4:12].min() > 0.7 and v[:3].max() == v[-3:].max() == v[:, :3].max() == 0
+    A, A_inv = (torch.tensor([[[s, 0, 0], [0, s, 0]]]) for s in (0.5, 2.0))
+    m = torch.ones(1, 1, *size)
+    inside = consistency.fuse_views(m, torch.zeros(1, *size, dtype=torch.bool), A, A_inv)[0, 0]
+    # As v lies in the view's frame, the outer half of the reference frame is lost, though the view shows all of it.
+    assert inside[7:9, 7:9].min() > 0.99 and inside[:4].max() < 1e-3 and inside[:, -4:].max() < 1e-3
 
 
 def test_a3_a_class_absent_at_first_grows_by_the_average_alone() -> None:
@@ -107,8 +106,7 @@ def test_b1_the_source_s_jitter_key_is_a_switch(tmp_path: Path) -> None:
     for given, strength in (("0.1", 0.5), ("0.9", 0.5), ("0", 0.0)):
         cfg = published("deeplabv2_resnet101.yaml", "DATASET.ROOT", str(tmp_path), "TRAIN.NUM_GROUPS", "2",
                         "DATASET.SRC_RND_JITTER", given)
-        data = datasets.training(cfg, 0, (0, 1), (0, 0), 0).dataset
-        assert data.source.augmentation.jitter == strength
+        assert datasets.Data(cfg).iterations.source.augmentation.jitter == strength
 
 
 @pytest.mark.parametrize("task", ["train_game_9K", "train_synthia_9K"])
@@ -116,12 +114,14 @@ def test_b3_the_source_gets_gta_s_statistics_and_validation_imagenet_s(task: str
     cfg = published("deeplabv2_resnet101.yaml", "TRAIN.TASK", task)
     image = torch.full((1, 2, 2, 3), 128, dtype=torch.uint8)
     nothing = torch.zeros(1, 2, 2)
-    batch = SourceItem(image, nothing, nothing.bool(), torch.zeros(1))
+    batch = SourceBatch(image, nothing, nothing.bool(), torch.zeros(1))
     data = cfg.DATASET
     mean, std = renormalised(data.MEAN, data.STD, (0.481, 0.479, 0.465), (0.243, 0.239, 0.237),
                              data.TARGET_MEAN, data.TARGET_STD)
     assert mean == pytest.approx([0.738, 0.628, 0.611], abs=1e-3)
-    source, plain = prepare_source(cfg, batch, CPU, torch.zeros(1)).image, prepare_images(cfg, batch, CPU)
+    inputs = build.inputs(cfg, CPU, 0)
+    source, _ = inputs(Iteration(batch, ImageBatch(image, nothing.bool(), torch.zeros(1)), []), 0, 0)
+    source, plain = source.image, inputs.images(batch)
     for ours, (centre, spread) in ((source, (mean, std)), (plain, (data.MEAN, data.STD))):
         expected = [(128 / 255 - m) / s for m, s in zip(centre, spread, strict=True)]
         assert ours[0, :, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
@@ -143,15 +143,18 @@ def test_b6_the_published_files_make_no_padding() -> None:
     assert padded((0.5, 1.2), (1.0, 1.1)) > 50 and padded((0.5, 1.0), (0.7, 1.0)) > 50
 
 
-class Numbers(Dataset):
+class Numbers(UnlabelledTraining):
     """Items that are their own index."""
+
+    def __init__(self) -> None:
+        pass
 
     def __getitem__(self, key: tuple[int, int]) -> Tensor:
         return torch.tensor(key[1])
 
 
 def test_b13_incomplete_batches_are_dropped_and_both_loaders_see_one_order() -> None:
-    data = Iterations(Numbers(), Numbers(), length=11, batch=4, groups=3, views=0, seed=0)
+    data = Iterations(Numbers(), Numbers(), length=11, batch=4, groups=3, seed=0)
     assert data.per_epoch == 2  # of the source; the target alone would have 3
     source, target, _ = zip(*(data[(0, i)] for i in range(2)), strict=True)
     order = torch.cat(source).tolist()
@@ -160,7 +163,7 @@ def test_b13_incomplete_batches_are_dropped_and_both_loaders_see_one_order() -> 
 
 RUN = (
     "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 1 TRAIN.DEVICE cpu DATASET.GAME_SIZE [] "
-    "DATASET.CROP_SIZE 32,64 MODEL.ARCH deeplabv2_resnet18 LOG.ITER_TARGET 4 MODEL.INIT_MODEL"
+    "DATASET.CROP_SIZE 32,64 MODEL.ARCH stub LOG.ITER_TARGET 4 MODEL.INIT_MODEL"
 ).split() + [""]
 
 
@@ -186,8 +189,6 @@ class Files(NamedTuple):
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Files, Files]]:
     """A baseline of three epochs, and SAC from it until epoch five with another learning rate, of a stub."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    patch = pytest.MonkeyPatch()
-    patch.setitem(models.NETWORKS, "deeplabv2_resnet18", Stub)
     folder = tmp_path_factory.mktemp("runs")
     small_tree.make(folder / "data")
 
@@ -201,7 +202,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Files, File
     last = str(baseline.place.last)
     sac = train("deeplabv2_resnet101_train.yaml", "sac", last, "TRAIN.NUM_EPOCHS", "5", "MODEL.LR", "1e-4")
     yield baseline, sac
-    patch.undo()
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -224,7 +224,7 @@ def test_c1_the_log_warns_of_images_that_train_and_choose(runs: Runs, tmp_path: 
     small_tree.make(tmp_path)
     cfg = published("deeplabv2_resnet101.yaml", "DATASET.ROOT", str(tmp_path))
     names = ("val2_cityscapes", "val_cityscapes", "val_game_1K")
-    assert [datasets.trained_on(cfg, name) for name in names] == [2, 0, 0]
+    assert [datasets.Data(cfg).trained_on(name) for name in names] == [2, 0, 0]
 
 
 def test_c4_the_score_is_the_student_s_on_the_selecting_list(runs: Runs) -> None:
@@ -264,7 +264,7 @@ def test_c8_what_a_baseline_s_snapshot_gives(runs: Runs) -> None:
 
 
 def test_c10_a_baseline_s_snapshot_serves_for_inference(runs: Runs) -> None:
-    network = load_network("deeplabv2_resnet18", 19, str(runs[0].place.last))
+    network = load_network("stub", 19, str(runs[0].place.last))
     own = checkpoint.part(runs[0].last["model"], checkpoint.STUDENT)
     assert not network.training and all(torch.equal(x, own[name]) for name, x in network.state_dict().items())
 
@@ -273,7 +273,7 @@ def test_c9_measuring_changes_no_state() -> None:
     """Pseudo labels for measuring, as core/validation.py asks for them, and those for training."""
     step = sac_step("avg_pool")
     before = {name: x.clone() for name, x in step.network.state_dict().items()}
-    step.label(views(), learn=False, shared=False)
+    step.label(views(), learn=False)
     assert all(torch.equal(x, before[name]) for name, x in step.network.state_dict().items())
     step.label(views())
     changed = [name for name, x in step.network.state_dict().items() if not torch.equal(x, before[name])]
@@ -298,49 +298,54 @@ def views() -> Views:
     maps = [torch.from_numpy(np.stack(m)) for m in zip(*(affine(view, 32, 64) for view in drawn), strict=True)]
     clean = torch.randn(8, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     padding = torch.rand(8, 32, 64, generator=torch.Generator().manual_seed(1)) < 0.1
-    return Views(clean, clean, padding, *maps, torch.zeros(8, dtype=torch.int64))
+    return Views(clean, clean, padding, *maps, torch.zeros(8, dtype=torch.int64), 8)
 
 
 @pytest.mark.parametrize("fusion", consistency.POOLS)
-def test_d2_views_on_several_processes_are_fused(fusion: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two images of four views on four processes, two views each: the labels are those of one process."""
+@pytest.mark.parametrize("processes", [3, 4, 5])
+def test_d2_views_on_several_processes_are_fused(
+    processes: int, fusion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images of four views on several processes: the labels are those of one process."""
     whole, step = views(), sac_step(fusion)
     expected = step.label(whole)
     assert 0.05 < (expected.label != 255).float().mean() < 0.95
     everything = [step.teach(whole.clean), whole.padding, whole.A, whole.A_inv]
-    for rank in range(4):
-        own = slice(2 * rank, 2 * rank + 2)
-        waiting = iter(everything)  # in the order in which they are asked for
+    monkeypatch.setattr(distributed, "size", lambda: processes)
+    for rank in range(processes):
+        own = distributed.split(8, rank, processes)
 
-        def gathered(x: Tensor, waiting: Iterator[Tensor] = waiting, own: slice = own) -> Tensor:
-            complete = next(waiting)
-            torch.testing.assert_close(x, complete[own])
-            return complete
+        def gathered(tensors: list[Tensor], count: int, own: slice = own) -> list[Tensor]:
+            assert count == 8
+            for x, complete in zip(tensors, everything, strict=True):
+                torch.testing.assert_close(x, complete[own])
+            return everything
 
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        monkeypatch.setattr(distributed, "gather_views", gathered)
-        pseudo = step.label(Views(*(x[own] for x in whole)), learn=False)
-        torch.testing.assert_close(pseudo.best, expected.best[own])
+        monkeypatch.setattr(distributed, "gather", gathered)
+        pseudo = step.label(Views(*(x[own] for x in whole[:-1]), 8), learn=False)
+        torch.testing.assert_close(pseudo.confidence, expected.confidence[own])
         assert torch.equal(pseudo.label, expected.label[own])
-        assert next(waiting, None) is None
 
 
 def test_d1_the_prior_is_the_mean_over_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process gives the mean of its own views, and all take the mean of those, which is that of one process."""
+    """Each process gives its views' share of the mean; their sum, which all take, is that of one process."""
     whole = views()
     expected = sac_step("avg_pool")
     sent: list[Tensor] = []
-    monkeypatch.setattr(distributed, "mean", lambda x: sent.append(x) or x)
+    monkeypatch.setattr(distributed, "total", lambda x: sent.append(x) or x)
     expected.label(whole)
     (together,) = sent
     parts = []
-    for own in (slice(0, 4), slice(4, 8)):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    for rank, own in enumerate((slice(0, 4), slice(4, 8))):
         sent.clear()
-        sac_step("avg_pool").label(Views(*(x[own] for x in whole)), shared=False)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        sac_step("avg_pool").label(Views(*(x[own] for x in whole[:-1]), 8))
         parts += sent
-    assert torch.allclose(torch.stack(parts).mean(0), together, atol=1e-6)
-    assert not torch.allclose(parts[0], together, atol=1e-4)
-    monkeypatch.setattr(distributed, "mean", lambda x: together)
+    assert torch.allclose(torch.stack(parts).sum(0), together, atol=1e-6)
+    assert not torch.allclose(2 * parts[0], together, atol=1e-4)
+    monkeypatch.setattr(distributed, "total", lambda x: together)
     other = sac_step("avg_pool")
-    other.label(Views(*(x[:4] for x in whole)), shared=False)
-    assert torch.allclose(other.sac.running_conf, expected.sac.running_conf, atol=1e-7)
+    other.label(Views(*(x[4:] for x in whole[:-1]), 8))
+    assert torch.allclose(other.class_prior, expected.class_prior, atol=1e-7)

@@ -18,16 +18,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from runs import Stub
 
-from core import checkpoint, config, png, progress, run
+from core import checkpoint, config, resume
+from core.alarms import Alarms
 from core.cli import UserError
 from core.files import read_yaml
 from core.optim import build_optimiser
+from core.run_folder import Run
 from datasets import lists
-from datasets.images import read_image, read_label
+from datasets.images import SIGNATURE, read_image, read_label
 from datasets.sampling import load_weights, save_weights
 from models.sac import SAC
 
 CLASSES = 3
+EXPECTED = {"arch": "stub", "num_epochs": 9, "seed": 0, "baseline": False, "per_epoch": 4,
+            "lists": {"source": "a", "target": "b"}, "config": "MODEL: {LR: 1}"}
 bounded = settings(
     max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -79,20 +83,21 @@ def snapshot() -> dict:
     sac.slow_init.fill_(1)
     sac.backbone(torch.zeros(1, 3, 16, 16)).sum().backward()
     optimiser.step()
-    own = {"seed": 0, "baseline": False, "per_epoch": 4, "config": "{}", "kept": [], "watch": {}, "log": {}}
-    return progress.snapshot(progress.Progress(step=1, iteration=1), sac, optimiser, 0.5, own)
+    names = [f"class {c}" for c in range(CLASSES)]
+    own = {**EXPECTED, "classes": names, "origin": {"torch": "2"}, "alarms": Alarms(names).memory,
+           "kept": [[0.5, 1, "epoch001_score0.500.pth"]], "log": {"metrics.jsonl": 1}, "skipped": {"source": ["a"]}}
+    return resume.snapshot(resume.Progress(step=1, iteration=1), sac, optimiser, 0.5, own)
+
+
 
 
 def begin(path: Path) -> None:
-    sac, optimiser = student()
-    run.start_sac(sac, optimiser, str(path), "stub")
+    resume.begin(resume.Origin(False, str(path), ""), Run("e", "r"), *student(), EXPECTED)
 
 
 def go_on(path: Path) -> None:
-    sac, optimiser = student()
-    state = checkpoint.load(path)
-    progress.check(state, path, {"seed": 0, "baseline": False, "per_epoch": 4})
-    progress.restore(state, path, sac, optimiser, "stub")
+    folder = Run("e", "r", snapshot_dir=str(path.parents[3]))
+    resume.begin(resume.Origin(True, "", ""), folder, *student(), EXPECTED)
 
 
 @pytest.mark.parametrize("read", [begin, go_on])
@@ -100,7 +105,8 @@ def go_on(path: Path) -> None:
 def test_harmed_snapshots(tmp_path: Path, zipped: bool, read: Callable[[Path], None]) -> None:
     buffer = io.BytesIO()
     torch.save(snapshot(), buffer, _use_new_zipfile_serialization=zipped)
-    path = tmp_path / "last.pth"
+    path = tmp_path / "cityscapes" / "e" / "r" / "last.pth"
+    path.parent.mkdir(parents=True)
     path.write_bytes(buffer.getvalue())
     read(path)
     count = outcomes(read, buffer.getvalue(), path, 150)
@@ -134,7 +140,8 @@ def test_snapshots_of_odd_content(tmp_path: Path, read: Callable[[Path], None], 
             holder[last] = data.draw(odd)
         else:
             del holder[last]
-    path = tmp_path / "odd.pth"
+    path = tmp_path / "cityscapes" / "e" / "r" / "last.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(state, path)
     try:
         read(path)
@@ -176,7 +183,7 @@ def test_a_header_that_promises_gigabytes(tmp_path: Path, capfd: pytest.CaptureF
 
     head = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     parts = (chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(b"\0" * 10)), chunk(b"IEND", b""))
-    (tmp_path / "huge.png").write_bytes(png.SIGNATURE + b"".join(parts))
+    (tmp_path / "huge.png").write_bytes(SIGNATURE + b"".join(parts))
     with pytest.raises(UserError, match=r"huge.png: "):
         read_image(tmp_path / "huge.png")
     assert capfd.readouterr() == ("", "")

@@ -35,7 +35,7 @@ def window(case: dict) -> Window:
 
 
 def assert_image(frame: Frame, expected: torch.Tensor, mean=MEAN, std=STD, ignore_padding=False) -> None:
-    """Equal to one grey level, and that in few pixels."""
+    """Equal to one grey level, and that in few pixels (of these images; test_resizing.py has others)."""
     image, padding = as_tensor(frame.image)[None], as_tensor(frame.padding)[None]
     difference = (normalise(image, padding, mean, std)[0] - expected).abs()
     levels = difference * 255 * torch.tensor(std)[:, None, None]

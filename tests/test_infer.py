@@ -1,9 +1,11 @@
 """infer_val.py: every option, on images that the tests write, against a forward pass written out here."""
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
 from argparse import Namespace
 from collections.abc import Callable
@@ -15,6 +17,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_data import Golden
+from PIL import Image
 from test_golden_networks import rule
 from torch import Tensor, nn
 
@@ -23,6 +26,7 @@ from core import checkpoint, visual
 from core.cli import UserError
 from core.compute import Compute
 from core.inference import Predictor, _starts, load_network
+from core.outputs import MADE_BY
 from datasets import labels, lists
 from models import build
 from models.sac import SAC
@@ -114,7 +118,8 @@ def scores(net: nn.Module, image: np.ndarray) -> Tensor:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    """All but the record of what made them."""
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != MADE_BY)
 
 
 def agreement(a: np.ndarray, b: np.ndarray) -> float:
@@ -152,6 +157,66 @@ def test_masks_below_the_images_are_no_images(infer: Infer, pictures: Path, tmp_
     for _ in range(2):
         out = infer("--images", tmp_path / "images", "--save", "ids", out="images/masks")
     assert files(out) == ["b.png", "c.png"]
+
+
+def test_images_beside_and_below_the_masks_stay_images(infer: Infer, pictures: Path, tmp_path: Path) -> None:
+    """The output folder may be the images' own, lie below it, or hold it; what is read are pictures, never masks."""
+    for where in ("images", "images/deep/masks", ".", "images/../images/masks"):
+        shutil.copytree(pictures / "more", tmp_path / "images", dirs_exist_ok=True)
+        for _ in range(2):
+            out = infer("--images", tmp_path / "images", "--save", "ids", "cs", "vis", out=where)
+            assert files(out / "vis") == ["b.png", "c.png"] and files(out / "cs") == ["b.png", "c.png"], where
+        for made in (*out.glob("*.png"), *out.glob("*/*.png")):
+            made.unlink()
+
+
+def test_images_in_the_output_folder_are_not_hidden(infer: Infer, pictures: Path, tmp_path: Path) -> None:
+    shutil.copytree(pictures / "more", tmp_path / "tree" / "own")
+    (tmp_path / "tree" / "own" / "d.png").write_bytes((pictures / "grey.png").read_bytes())
+    with pytest.raises(UserError, match="d.png would be replaced"):
+        infer("--images", tmp_path / "tree", out="tree/own")
+    (tmp_path / "tree" / "own" / "d.png").unlink()
+    out = infer("--images", tmp_path / "tree", "--save", "ids", out="tree/own")
+    assert files(out) == ["b.jpg", "b.png", "c.bmp", "c.png"]
+
+
+def test_a_relative_output_folder_below_absolute_images(
+    infer: Infer, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pictures / "more", tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        infer("--images", tmp_path / "images", "--mask-output-dir", "images/masks", "--save", "ids")
+    assert files(tmp_path / "images" / "masks") == ["b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("options", "resume", "found"),
+    [
+        ((), "last.pth", "last.pth"),  # a path goes before the run's
+        ((), "other", "other.pth"),
+        (("--run", "r", "--exp", "e"), "baseline_abn_e040", "snapshots/own/e/r/baseline_abn_e040.pth"),
+        (("--run", "r", "--exp", "e"), "baseline_abn_e040.pth", "snapshots/own/e/r/baseline_abn_e040.pth"),
+        (("--run", "r"), "epoch1", "snapshots/own/main/r/epoch1.pth"),
+        (("--run", "r", "--exp", "e"), "last.pth", "last.pth"),
+        (("--exp", "e"), "snapshots/own/e/r/baseline_abn_e040", "snapshots/own/e/r/baseline_abn_e040.pth"),
+    ],
+)
+def test_snapshots_by_name(
+    options: tuple[str, ...], resume: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the released launcher names them: --exp, --run, and a name without .pth."""
+    for name in ("last", "other", "snapshots/own/e/r/last", "snapshots/own/e/r/baseline_abn_e040",
+                 "snapshots/own/main/r/epoch1"):
+        (tmp_path / f"{name}.pth").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.pth").touch()
+    monkeypatch.chdir(tmp_path)
+    fixed = ["infer_val.py", "--cfg", "c", "--images", "i", "--mask-output-dir", "m", "--dataloader", "own"]
+    monkeypatch.setattr(sys, "argv", [*fixed, "--resume", resume, *options])
+    assert infer_val.find_snapshot(infer_val.arguments()) == found
+    monkeypatch.setattr(sys, "argv", [*fixed, "--resume", "nowhere", *options])
+    with pytest.raises(UserError, match="snapshot nowhere does not exist: looked for nowhere, nowhere.pth"):
+        infer_val.find_snapshot(infer_val.arguments())
 
 
 @pytest.fixture
@@ -305,6 +370,150 @@ def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
     assert (out / "grey.png").read_bytes() == before["grey.png"] and len(list((out / "vis").iterdir())) == 3
 
 
+def refused(infer: Infer, *options: object, **names: str) -> str:
+    with pytest.raises(UserError) as caught:
+        infer(*options, **names)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_masks_of_another_snapshot_are_not_kept(
+    infer: Infer, pictures: Path, snapshots: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    other, images = tmp_path / "other.pth", ("--images", pictures / "more", "--save", "ids")
+    torch.save(torch.load(snapshots["sac"], weights_only=True) | {"epoch": 4}, other)
+    out = infer(*images)
+    record = json.loads((out / MADE_BY).read_text())
+    assert record["snapshot"] == hashlib.sha256(Path(snapshots["sac"]).read_bytes()).hexdigest()
+    before = {path: path.read_bytes() for path in out.rglob("*.png")}
+    for resumed in ((), ("--resume-output",)):
+        said = refused(infer, *images, *resumed, snapshot=str(other))
+        assert f"snapshot {record['snapshot'][:12]}" in said and "--force" in said and "another folder" in said
+    assert {path: path.read_bytes() for path in out.rglob("*.png")} == before
+    capsys.readouterr()
+    infer(*images, "--resume-output", "--force", snapshot=str(other))
+    assert "2 images, 0 were there" in capsys.readouterr().out
+    assert "snapshot" in refused(infer, *images, "--resume-output")
+
+
+def test_masks_of_another_configuration_are_not_kept(infer: Infer, pictures: Path) -> None:
+    names, colours = [f"class {i}" for i in range(19)], [[i, i, i] for i in range(19)]
+    (pictures / "nineteen.yaml").write_text(json.dumps({"names": names, "colours": colours}))
+    images = ("--images", pictures / "more" / "b.jpg", "--save", "ids")
+    infer(*images)
+    for options, named in (
+        (("--teacher",), "weights student, not teacher"),
+        (("--flip",), "flip false, not true"),
+        (("--scales", 0.5, 1), "scales [1.0], not [0.5, 1.0]"),
+        (("--window", 32, 40), "window null, not [32, 40]"),
+        (("--set", "DATASET.MEAN", "0.4,0.4,0.4"), "mean"),
+        (("--set", "DATASET.STD", "0.3,0.2,0.2"), "std"),
+        (("--set", "TRAIN.PRECISION", "bfloat16"), "precision float32, not bfloat16"),
+        (("--set", "DATASET.CLASSES", pictures / "nineteen.yaml"), "classes"),
+    ):
+        said = refused(infer, *images, "--resume-output", *options)
+        assert named in said and "--force" in said
+
+
+def test_a_folder_without_a_mask_belongs_to_nobody(infer: Infer, tmp_path: Path, snapshots: dict[str, str]) -> None:
+    """What made the first attempt fail may have to be changed: --window where the GPU's memory is too small."""
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    assert "bad.png" in refused(infer, "--images", bad)
+    assert not (tmp_path / "out").exists()
+    infer("--window", 32, 40)
+
+
+def test_masks_that_do_not_say_what_made_them(infer: Infer, tmp_path: Path) -> None:
+    out = infer()
+    (out / MADE_BY).unlink()
+    assert "no made_by.json says what made them" in refused(infer, "--resume-output")
+    assert f"3 images: masks in {out}" not in refused(infer) and not (out / MADE_BY).exists()
+    infer("--force")
+    assert (out / MADE_BY).exists()
+
+
+def test_the_submission_replaces_nothing(
+    infer: Infer, pictures: Path, snapshots: dict[str, str], tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine.zip"
+    mine.write_bytes(b"mine")
+    assert "--submission" in refused(infer, "--submission", mine) and mine.read_bytes() == b"mine"
+    used = [snapshots["sac"], pictures / "cfg.yaml", pictures / "grey.png", tmp_path / "out" / "grey.png",
+            tmp_path / "out" / "cs" / "b.png"]
+    before = {path: Path(path).read_bytes() for path in used[:3]}
+    for path in used:
+        assert "would be replaced" in refused(infer, "--submission", path, "--force")
+    assert {path: Path(path).read_bytes() for path in used[:3]} == before and not (tmp_path / "out").exists()
+    infer("--submission", mine, "--force")
+    assert zipfile.is_zipfile(mine)
+
+
+def test_a_snapshot_that_is_replaced_while_it_is_read(
+    infer: Infer, snapshots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a training does it with its last.pth."""
+    last = tmp_path / "last.pth"
+    shutil.copy(snapshots["sac"], last)
+
+    def load(*args: object) -> nn.Module:
+        torch.save({"another": 1}, last)
+        return network(0)
+
+    monkeypatch.setattr(infer_val, "load_network", load)
+    assert "was replaced while it was read" in refused(infer, snapshot=str(last))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_inferences_into_one_folder_at_once(infer: Infer) -> None:
+    """Both end well, and every mask is whole."""
+    expected = infer(out="alone")
+    errors = []
+
+    def call() -> None:
+        try:
+            infer_val.main()
+        except BaseException as error:
+            errors.append(error)
+
+    infer("--images", expected / "grey.png", out="both")  # for the arguments alone
+    sys.argv[sys.argv.index("--images") :] = ["--infer-list", "list"]
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    both = expected.parent / "both"
+    assert errors == []
+    assert all((both / name).read_bytes() == (expected / name).read_bytes() for name in files(expected))
+
+
+def test_which_files_of_a_folder_are_images(tmp_path: Path) -> None:
+    """Linked folders are, whatever the suffix's case; what other systems leave behind, and earlier masks, are not."""
+    others = ["in/._b.jpeg", "in/@eaDir/a.png", "in/notes.txt", "in/out/a.png"]
+    for name in ("in/a.PNG", "in/b.JPEG", "disk/c.tif", *others):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "in/split").symlink_to(tmp_path / "disk")
+    (tmp_path / "in/split/back").symlink_to(tmp_path / "in")
+    args = Namespace(infer_list=None, images=[str(tmp_path / "in")], dataloader="own")
+    output = infer_val.Output(str(tmp_path / "in/out"), ["ids"], labels.CITYSCAPES)
+    _, samples = infer_val.find_images(args, "", output)
+    assert [str(Path(s.image).relative_to(tmp_path / "in")) for s in samples] == ["a.PNG", "b.JPEG", "split/c.tif"]
+
+
+def test_a_photo_s_mask_is_upright(infer: Infer, tmp_path: Path) -> None:
+    """A phone held upright stores a picture that lies, and says so in EXIF."""
+    upright = np.random.default_rng(0).integers(0, 256, (64, 33, 3), np.uint8)
+    Image.fromarray(upright).save(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(upright).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "phone.png", exif=exif)
+    out = infer("--images", tmp_path / "plain.png", tmp_path / "phone.png", "--save", "ids", "vis")
+    for folder in (out, out / "vis"):
+        np.testing.assert_array_equal(decoded(folder / "phone.png"), decoded(folder / "plain.png"))
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -312,10 +521,16 @@ def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
         (("--images", "{}/empty"), "no images"),
         (("--images", "{}/nowhere"), "no such file"),
         (("--images", "{}/more", "--mask-output-dir", "{}/list.txt"), "is a file"),
-        (("--images", "{}/grey.png", "--mask-output-dir", "{}"), "would replace the image"),
+        (("--images", "{}/grey.png", "--mask-output-dir", "{}"), "grey.png would be replaced"),
         (("--images", "{}/more", "--scales", "0"), "--scales"),
         (("--images", "{}/more", "--scales", "nan"), "--scales"),
         (("--images", "{}/more", "--window", "8", "900"), "--window"),
+        (("--images", "{}/more", "--window", "64", "1000000"), "--window"),
+        (("--images", ""), "--images: expected a value"),
+        (("--images", "{}/more", "--workers", "1000000"), "--workers: expected"),
+        (("--images", "{}/more", "--dataloader", "../x"), "--dataloader: expected the name of a folder"),
+        (("--images", "{}/more", "--resume", "{}/" + "x" * 300), "does not exist"),
+        (("--images", "{}/more", "--set", "MODEL.LR", "-1e-4"), "MODEL.LR = -1e-4 in --set: expected a number"),
         (("--images", "{}/more", "--save", "ids", "--submission", "x.zip"), "cs"),
         (("--images", "{}/more", "--submission", "{}/more"), "is a folder"),
         (("--images", "{}/more", "--save", "png"), "--save"),
@@ -340,7 +555,7 @@ def test_mistakes(
     with pytest.raises(UserError, match=message) as error:
         infer(*(option.format(pictures) for option in options))
     assert "\n" not in str(error.value)
-    assert files(pictures) == before and not (tmp_path / "out").exists()
+    assert files(pictures) == before and not files(tmp_path / "out")
 
 
 # --- the published method's numbers

@@ -137,7 +137,7 @@ def test_init_that_cannot_be_read(
         torch.save(resnet18_weights, path)
         content = path.read_bytes()[:100_000]
     path.write_bytes(content)
-    with pytest.raises(UserError, match="weights.pth is not a readable file"):
+    with pytest.raises(UserError, match="weights.pth is damaged"):
         build("deeplabv2_resnet18", 3, str(path))
 
 

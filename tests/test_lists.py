@@ -52,8 +52,8 @@ def test_where_a_list_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("a.png x/../../b.png\n", r"some\.txt:1: .*leaves"),
         ("#\n\n/../b.png\n", r"some\.txt:3: .*leaves"),
         ("a.png\n\n/ b.png\n", r"some\.txt:3: .*slash"),
-        (b"a.png\nb\xff.png\n", r"some\.txt:2: no UTF-8"),
-        (b"\x89PNG\r\n\x1a\n\x00\x00", r"some\.txt:1: no UTF-8"),
+        (b"a.png\nb\xff.png\n", r"some\.txt:2: not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", r"some\.txt:1: not UTF-8"),
         (b"a.png\x00\n", r"some\.txt:1: a zero byte"),
         ("x" * 20_000, r"some\.txt:1: expected"),
         ("", "lists nothing"),
@@ -133,6 +133,31 @@ def test_mask_names_as_the_images_are(tmp_path: Path) -> None:
 def test_masks_of_one_name_are_an_error(other: str) -> None:
     with pytest.raises(UserError, match=r"a/x\.png.*mask x\.png"):
         lists.mask_names([Sample("a/x.png", None), Sample(other, None)])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("a/Street.png", "b/street.jpg"),
+        ("x_LEFTIMG8BIT.png", "x_leftimg8bit.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),  # composed and decomposed
+        ("CAFE\u0301.png", "caf\u00e9.png"),
+        ("\u1100\u1161.png", "\uac00.png"),
+        ("stra\u00dfe.png", "STRASSE.png"),
+        ("\u03c3.png", "\u03c2.png"),  # the two small sigmas
+        ("\u01f0.png", "J\u030c.png"),
+    ],
+)
+def test_masks_that_some_file_systems_take_for_one_are_an_error(one: str, other: str) -> None:
+    with pytest.raises(UserError, match=rf"^{one} and {other}: .*take for one; rename") as error:
+        lists.mask_names([Sample("else.png", None), Sample(one, None), Sample(other, None)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["a1.png", "\u00e4.png", "\uff41.png", "a .png", "\u0131.png", "a\u0308\u0323.png"])
+def test_names_that_are_two(name: str) -> None:
+    """Other letters, however alike they look: full width, without a dot, with another accent."""
+    assert lists.clash(["a.png", name, "i.png"]) is None
 
 
 def test_many_lines(tmp_path: Path) -> None:

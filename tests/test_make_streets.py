@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core import png
 from core.cli import UserError
+from datasets import images
 from datasets.labels import CITYSCAPES, RAW_MAPS, lookup_table
 from tools import make_streets
 from tools.streets.painter import NEAR, Painter, clip, panels
@@ -89,22 +89,22 @@ def test_no_two_images_are_the_same(tree: Path) -> None:
 
 def test_names_and_formats(tree: Path) -> None:
     patterns = {
-        r"game/images/0000[123]\.png": (8, png.RGB, 3, (120, 66)),
-        r"game/labels/0000[123]\.png": (8, png.PALETTE, 3, (120, 66)),
-        r"synthia/RGB/000000[01]\.png": (8, png.RGB, 2, (100, 66)),
-        r"synthia/GT/LABELS/000000[01]\.png": (16, png.RGB, 2, (100, 66)),
-        r"cityscapes/leftImg8bit/train/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 3, (128, 64)),
-        r"cityscapes/leftImg8bit/val/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 2, (128, 64)),
-        r"cityscapes/leftImg8bit/test/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 1, (128, 64)),
-        r"cityscapes/gtFine/train/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, png.GREY, 3, (128, 64)),
-        r"cityscapes/gtFine/val/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, png.GREY, 2, (128, 64)),
+        r"game/images/0000[123]\.png": (8, images.RGB, 3, (120, 66)),
+        r"game/labels/0000[123]\.png": (8, images.PALETTE, 3, (120, 66)),
+        r"synthia/RGB/000000[01]\.png": (8, images.RGB, 2, (100, 66)),
+        r"synthia/GT/LABELS/000000[01]\.png": (16, images.RGB, 2, (100, 66)),
+        r"cityscapes/leftImg8bit/train/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 3, (128, 64)),
+        r"cityscapes/leftImg8bit/val/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 2, (128, 64)),
+        r"cityscapes/leftImg8bit/test/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 1, (128, 64)),
+        r"cityscapes/gtFine/train/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, images.GREY, 3, (128, 64)),
+        r"cityscapes/gtFine/val/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, images.GREY, 2, (128, 64)),
     }
     found = files(tree)
     for pattern, (depth, colour, number, size) in patterns.items():
         names = [name for name in found if re.fullmatch(pattern, name)]
         assert len(names) == number, pattern
         for name in names:
-            assert png.kind(found.pop(name), name) == (depth, colour)
+            assert images.kind(found.pop(name), name) == (depth, colour)
             assert Image.open(tree / name).size == size
     assert set(found) == {"toy_streets.json", "sheet.png"}
 
@@ -212,9 +212,9 @@ def test_the_worlds_differ_as_the_published_means_do(scenes: Scenes) -> None:
     published = {
         "gta": (0.481, 0.479, 0.465), "synthia": (0.315, 0.278, 0.248), "cityscapes": (0.300, 0.344, 0.297),
     }  # fmt: skip
-    for name, (images, _) in scenes.items():
-        assert np.abs(images.mean((0, 1, 2)) / 255 - published[name]).max() < 0.08, name
-    sky = {name: images[ids == LABEL_IDS["sky"]].mean(0) for name, (images, ids) in scenes.items()}
+    for name, (pictures, _) in scenes.items():
+        assert np.abs(pictures.mean((0, 1, 2)) / 255 - published[name]).max() < 0.08, name
+    sky = {name: pictures[ids == LABEL_IDS["sky"]].mean(0) for name, (pictures, ids) in scenes.items()}
     assert sky["gta"][2] > sky["gta"][0] + 30 and abs(sky["cityscapes"][2] - sky["cityscapes"][0]) < 30
 
 
@@ -272,6 +272,15 @@ def test_other_settings_are_refused(tree: Path) -> None:
     before = files(tree)
     assert "--out" in fails("--out", tree, *SMALL, "--seed", "1")
     assert "--out" in fails("--out", tree, *SMALL, "--size", "64x64")
+    assert files(tree) == before
+
+
+def test_the_contact_sheet_replaces_nothing(tree: Path) -> None:
+    before = files(tree)
+    image = next(tree.rglob("game/images/*.png"))
+    assert "already exists; --force replaces it" in fails("--out", tree, *SMALL, "--sheet", tree / "sheet.png")
+    for path in (image, tree / "toy_streets.json"):
+        assert "would be replaced" in fails("--out", tree, *SMALL, "--sheet", path, "--force")
     assert files(tree) == before
 
 

@@ -11,7 +11,8 @@ from torch import nn
 import models.fcn
 from core.compute import Compute
 from core.steps import SACStep
-from models import build, set_batchnorm
+from models import build
+from models.sac import freeze_batchnorm
 
 CLASSES, SIZE = 5, (32, 64)
 
@@ -86,5 +87,5 @@ def test_it_is_the_frozen_batchnorm_that_makes_it_so(monkeypatch: pytest.MonkeyP
     x = batches.source(4, SIZE, CLASSES).image
     net.train()
     assert not torch.allclose(net(x)[:2], net(x[:2]), atol=1e-3)
-    set_batchnorm(net, False)
+    freeze_batchnorm(net)
     torch.testing.assert_close(net(x)[:2], net(x[:2]))

@@ -13,7 +13,8 @@ import datasets
 from core.cli import UserError
 from core.trainer import Trainer
 from datasets.images import DataError
-from datasets.replacement import TRIES, Skipped, Tally, Usable, usable
+from datasets.iterations import TRIES, Skipped, Usable, usable
+from datasets.replacement import Tally
 
 BAD = small_tree.DAMAGED
 
@@ -28,7 +29,7 @@ def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def kill_at_step(number: int) -> None:
-    wrap(Trainer, "_step", after=kill_at(number))
+    wrap(Trainer, "train_on", after=kill_at(number))
 
 
 def test_skip_goes_on_and_says_so_whatever_interrupts_it(damaged: Path, tmp_path: Path) -> None:
@@ -120,8 +121,8 @@ def test_the_default_is_to_stop(damaged: Path, tmp_path: Path) -> None:
 
 def test_measuring_skips_too(damaged: Path, tmp_path: Path) -> None:
     cfg = Run(tmp_path, damaged, "DATASET.ON_ERROR", "skip").configuration()
-    loader, labelled = datasets.target_views(cfg, 0, 1, (0, 1), 0)
-    assert labelled and len(list(loader)) == 16
+    data = datasets.Data(cfg)
+    assert data.target_labelled and len(list(data.target_views(1))) == 16
     with pytest.raises(UserError, match=BAD[1]):
         stops = Run(tmp_path, damaged).configuration()
-        list(datasets.target_views(stops, 0, 1, (0, 1), 0)[0])
+        list(datasets.Data(stops).target_views(1))

@@ -36,7 +36,7 @@ def losses(training: core.steps.SACStep) -> list[tuple[float, float]]:
 
 def test_the_networks_compute_in_bfloat16_and_nothing_else_does(monkeypatch: pytest.MonkeyPatch) -> None:
     training, kinds = step(True), {"inside": set(), "outside": set()}
-    for net in (training.sac.backbone, training.sac.slow_net):
+    for net in (training.network.backbone, training.network.slow_net):
         net.model.layer4.register_forward_hook(lambda m, i, out: kinds["inside"].add(out.dtype))
     names = [name for name in vars(consistency) if callable(getattr(consistency, name)) and name[0].islower()]
     for name in names:
@@ -52,9 +52,9 @@ def test_the_networks_compute_in_bfloat16_and_nothing_else_does(monkeypatch: pyt
     losses(training)
     assert len(names) > 10
     assert kinds == {"inside": {torch.bfloat16}, "outside": {torch.float32}}
-    parameters = list(training.sac.parameters()) + list(training.sac.buffers())
+    parameters = list(training.network.parameters()) + list(training.network.buffers())
     assert {p.dtype for p in parameters if p.is_floating_point()} == {torch.float32}
-    assert {p.grad.dtype for p in training.sac.backbone.parameters()} == {torch.float32}
+    assert {p.grad.dtype for p in training.network.backbone.parameters()} == {torch.float32}
 
 
 def test_the_losses_are_within_2_percent_of_float32_s() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from core.run import start_baseline, start_sac
 from golden_data import GOLDEN
 
-from core import checkpoint
+from core import checkpoint, resume
 from core.cli import UserError
 from core.optim import build_optimiser
+from core.run_folder import Run
 from models import build
 from models.sac import SAC
 
@@ -42,6 +42,15 @@ def published(path: Path, kind: str) -> OrderedDict:
     return model
 
 
+def start(
+    network: torch.nn.Module, optimiser: torch.optim.Optimizer, path: Path, arch: str = ARCH
+) -> tuple[int, list[str]]:
+    """Start from a snapshot; the epochs done, and the lines for the log."""
+    expected = {"arch": arch, "num_epochs": 20}
+    begun = resume.begin(resume.Origin(False, str(path), ""), Run("e", "r"), network, optimiser, expected)
+    return begun.progress.epoch, begun.lines
+
+
 def new_sac() -> SAC:
     return SAC(build(ARCH, 19), build(ARCH, 19), 19)
 
@@ -51,7 +60,7 @@ def test_start_of_sac_from_a_published_file(kind: str, tmp_path: Path) -> None:
     model = published(tmp_path / "p.pth", kind)
     sac = new_sac()
     optimiser = optimiser_of(sac.backbone)
-    epoch, lines = start_sac(sac, optimiser, str(tmp_path / "p.pth"), ARCH)
+    epoch, lines = start(sac, optimiser, tmp_path / "p.pth")
     assert epoch == 12
     for name, value in sac.state_dict().items():
         if name.startswith("backbone.") or kind == "SAC":
@@ -69,7 +78,8 @@ def test_start_of_sac_from_a_published_file(kind: str, tmp_path: Path) -> None:
 def test_start_of_a_baseline_from_a_published_file(kind: str, tmp_path: Path) -> None:
     model = published(tmp_path / "p.pth", kind)
     network = build(ARCH, 19)
-    assert start_baseline(network, optimiser_of(network), str(tmp_path / "p.pth"), ARCH)[0] == 12
+    epoch, _ = start(torch.nn.ModuleDict({"backbone": network}), optimiser_of(network), tmp_path / "p.pth")
+    assert epoch == 12
     assert all(torch.equal(v, model[f"module.backbone.{k}"]) for k, v in network.state_dict().items())
 
 
@@ -82,4 +92,4 @@ def test_a_snapshot_of_another_network_is_refused_by_name(tmp_path: Path) -> Non
     published(tmp_path / "p.pth", "SAC_Baseline")
     sac = SAC(build("deeplabv2_resnet18", 19), build("deeplabv2_resnet18", 19), 19)
     with pytest.raises(UserError, match="does not fit deeplabv2_resnet18.*MODEL.ARCH"):
-        start_sac(sac, optimiser_of(sac.backbone), str(tmp_path / "p.pth"), "deeplabv2_resnet18")
+        start(sac, optimiser_of(sac.backbone), tmp_path / "p.pth", "deeplabv2_resnet18")

@@ -88,7 +88,7 @@ def call(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
     def run(*options: object, masks: bool = True) -> tuple[Path, dict]:
         pairs = [f"{name}={world / 'masks' / folder}" for name, folder in (("baseline", "base"), ("adapted", "sac"))]
-        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out"]
+        fixed = [world / "logs/v1/base", world / "logs/v1/sac", "--out", tmp_path / "out", "--force"]
         arguments = [*fixed, *(["--masks", *pairs] if masks else []), *options]
         monkeypatch.setattr(sys, "argv", ["report.py", *map(str, arguments)])
         report.main()
@@ -256,6 +256,36 @@ def test_mistakes(call: Call, world: Path, options: tuple[str, ...], message: st
     with pytest.raises(UserError, match=message) as error:
         call(*(option.format(world) for option in options))
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_a_foreign_page_is_not_replaced(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "site" / "index.html"
+    page.parent.mkdir()
+    page.write_bytes(b"mine")
+    words = ["report.py", str(world / "logs/v1/base"), "--out", str(page.parent)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(UserError, match="index.html already exists; --force replaces it"):
+        report.main()
+    assert page.read_bytes() == b"mine"
+    monkeypatch.setattr(sys, "argv", [*words, "--force"])
+    report.main()
+    assert data_of(page)["runs"]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_nothing_to_average(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masks: bool) -> None:
+    """Only class 16 occurs, which VAL.IGNORE_CLASS leaves out: in the labels, or in the last validation."""
+    folder = write_run(tmp_path / "run", 3, True, [0.5], world)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()[:-1]]
+    rows[-1]["iou"] = [None] * 16 + [0.5, None, None]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cv2.imwrite(str(tmp_path / "trains.png"), np.full((4, 6), 16, np.uint8))
+    lists.write(tmp_path / "only.txt", [Sample("trains.png", "trains.png")])
+    given = ["--list", tmp_path / "only.txt", "--root", tmp_path, "--masks", f"a={tmp_path}"] if masks else []
+    monkeypatch.setattr(sys, "argv", ["report.py", *map(str, [folder, "--out", tmp_path / "out", *given])])
+    with pytest.raises(UserError, match=r"has no mIoU on .*VAL.IGNORE_CLASS \[16\]"):
+        report.main()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", [b"no json\n", b"[1]\n", b'{"iter": 1}\n', b"\xff\xfe\n"])

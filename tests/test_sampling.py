@@ -88,6 +88,29 @@ def test_weights_of_other_images_are_refused(published: dict) -> None:
         cumulative_tables(weights, names[2:], 19, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("rule", "ending"),
+    [("_leftImg8bit", ending) for ending in (".png", ".jpg", "")]
+    + [("_gtFine_labelIds", ending) for ending in (".jpg", ".JPEG", ".tif", "")],
+)
+def test_weights_of_these_images_under_other_names_say_how_to_mend_them(rule: str, ending: str) -> None:
+    """Masks that were named as their images, or weights of another kind of files."""
+    names = [f"a_00000{i}_gtFine_labelIds.png" for i in range(3)]
+    weights = {f"a_00000{i}{rule}{ending}": {0: 1 / 3} for i in range(3)}
+    with pytest.raises(UserError) as error:
+        cumulative_tables(weights, names, 2, 0.25)
+    said = str(error.value)
+    assert f"but name a_000000{rule}{ending} what training names {names[0]}; " in said
+    assert f"compute_image_weights.py --labels MASKS --ext '*{ending}' --out WEIGHTS --force" in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("others", [["x_leftImg8bit.png", "z_leftImg8bit.png"], ["x.jpg"], ["X.png", "y.png"], []])
+def test_weights_of_really_other_images_are_not_taken_for_these(others: list[str]) -> None:
+    with pytest.raises(UserError, match="not of the target list"):
+        cumulative_tables(dict.fromkeys(others, {0: 1.0}), ["x_gtFine_labelIds.png", "y.png"], 2, 0.25)
+
+
 def test_weights_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="class 0 add up to 0.6"):
         cumulative_tables({"a": {0: 0.5}, "b": {0: 0.1}}, ["a", "b"], 2, 0.25)
@@ -210,7 +233,7 @@ def test_what_is_no_weights_file(tmp_path: Path, content: object) -> None:
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no weights file"):
+    with pytest.raises(UserError, match="weights file .* does not exist"):
         load_weights(tmp_path / "none.data")
     torch.save(numpy_weights(), tmp_path / "whole.data")
     whole = (tmp_path / "whole.data").read_bytes()

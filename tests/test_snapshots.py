@@ -7,7 +7,6 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import core.run
 import cv2
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ import small_tree
 import torch
 from runs import Run
 
+import core.run_folder
 import datasets
 from core import checkpoint
 from core.cli import UserError
@@ -45,14 +45,14 @@ def truncated(path: Path) -> None:
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "does not exist"),
-    "a folder": (lambda path: path.mkdir(), "does not exist"),
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
-    "text": (lambda path: path.write_text("<html>not found</html>"), "not loaded|cannot be read"),
-    "truncated": (truncated, "cannot be read"),
-    "a zip": (write_zip, "cannot be read"),
-    "a tensor": (lambda path: torch.save(torch.zeros(3), path), "is no snapshot"),
-    "no model": (lambda path: torch.save({"opt": {}}, path), "is no snapshot"),
-    "no tensors": (lambda path: torch.save(snapshot(model={"a": 1}), path), "a is no tensor"),
+    "a folder": (lambda path: path.mkdir(), "is not a file"),
+    "empty": (lambda path: path.write_bytes(b""), "is damaged"),
+    "text": (lambda path: path.write_text("<html>not found</html>"), "is damaged"),
+    "truncated": (truncated, "is damaged"),
+    "a zip": (write_zip, "is damaged"),
+    "a tensor": (lambda path: torch.save(torch.zeros(3), path), "is not a snapshot"),
+    "no model": (lambda path: torch.save({"opt": {}}, path), "is not a snapshot"),
+    "no tensors": (lambda path: torch.save(snapshot(model={"a": 1}), path), "a is not a tensor"),
     "NaN": (lambda path: torch.save(snapshot(model={"a": torch.tensor([1, float("nan")])}), path), "a holds NaN"),
     "infinite": (lambda path: torch.save(snapshot(model={"a": torch.tensor([float("inf")])}), path), "a holds NaN"),
     "code": (lambda path: torch.save(snapshot(opt=Code()), path), "more than tensors and plain values"),
@@ -96,10 +96,10 @@ def read_only(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_cannot_be_written(read_only: Path, tmp_path: Path) -> None:
-    place = core.run.Run("e", "r", snapshot_dir=str(read_only / "new"), log_dir=str(read_only / "new"))
+    place = core.run_folder.Run("e", "r", snapshot_dir=str(read_only / "new"), log_dir=str(read_only / "new"))
     file = tmp_path / "file"
     file.write_text("mine")
-    through = core.run.Run("e", "r", snapshot_dir=str(file), log_dir=str(file))  # an output path that is a file
+    through = core.run_folder.Run("e", "r", snapshot_dir=str(file), log_dir=str(file))  # an output path that is a file
     for attempt in (
         lambda: checkpoint.save(place.last, snapshot()), lambda: write_bytes(read_only / "new", b"x"), place.lock,
         lambda: Log(place.logs).begin(0), through.lock, lambda: Log(through.logs).begin(0),
@@ -118,7 +118,7 @@ def test_images_of_one_pixel_are_trained_on(tmp_path: Path) -> None:
         cv2.imwrite(str(name), np.full((1, 1, 3), 7, np.uint8))
         cv2.imwrite(str(name).replace(".png", "_label.png"), np.full((1, 1), 7, np.uint8))
     cfg = Run(tmp_path / "run", tmp_path, "TRAIN.NUM_EPOCHS", "1").configuration()
-    batches = list(datasets.training(cfg, 0, (0, 1), (0, 0), 0))
+    batches = list(datasets.Data(cfg).training())
     assert len(batches) == 4
     for source, target, skipped in batches:
         assert source.image.shape == (4, 32, 64, 3) and target.noisy.shape == (4, 32, 64, 3) and skipped == []

@@ -90,7 +90,7 @@ def test_statistics_without_labels(call: Call, tree: Path, tmp_path: Path) -> No
         ("0.png 0_label.png\n1.png\n", "1 of 2 lines have a label"),
         ("none.png\n", "none.png"),
         ("0.png 0.png\n", "not a train-ID label"),
-        ("0.png high.png\n", "is no train ID"),
+        ("0.png high.png\n", "is not a train ID"),
     ],
 )
 def test_statistics_of_what_is_wrong(call: Call, tree: Path, text: str, message: str) -> None:
@@ -136,7 +136,7 @@ def target_data(tree: Path, seed: int) -> TargetTraining:
     from core import config
 
     cfg, _ = config.load(str(tree / "cfg.yaml"))
-    return datasets.training(cfg, seed, (0, 1), (0, 0), 0).dataset.target
+    return datasets.Data(cfg, seed).iterations.target
 
 
 def test_views_mapped_back_lie_on_the_reference_frame(tree: Path) -> None:
@@ -193,6 +193,24 @@ def test_mistakes(call: Call, tree: Path, tmp_path: Path, options: tuple[str, ..
     with pytest.raises(UserError, match=message):
         call(show_views, "--cfg", tree / "cfg.yaml", "--out", tmp_path / "x.png", *options)
     assert not (tmp_path / "x.png").exists()
+
+
+def test_a_sheet_replaces_nothing(call: Call, tree: Path, tmp_path: Path) -> None:
+    """Least of all the very image that it shows, or one of the lists' images."""
+    listed = next(tree / line.split()[0] for line in (tree / "target.txt").read_text().splitlines())
+    alone = tmp_path / "street.png"
+    alone.write_bytes(listed.read_bytes())
+    for out, *options in ((alone, "--image", alone), (listed, "--image", alone), (listed,)):
+        before = out.read_bytes()
+        for force in ((), ("--force",)):
+            with pytest.raises(UserError, match="--out"):
+                sheet(call, tree, out, *options, *force)
+        assert out.read_bytes() == before
+    mine = tmp_path / "views.png"
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match="already exists; --force replaces it"):
+        sheet(call, tree, mine, "--count", 1)
+    assert sheet(call, tree, mine, "--count", 1, "--force").shape[2] == 3
 
 
 @pytest.mark.parametrize("tool", ["dataset_stats", "show_views"])

@@ -47,7 +47,7 @@ def test_over_three_seeds(tmp_path: Path) -> None:
     assert lines[2].split()[:4] == ["val", "last", "40.33", "2.52"]
     assert lines[-1].split() == ["missing", "in", runs[1] + ",", runs[2]]
     again = command(*runs, "--json", str(tmp_path / "out.json"))
-    assert again.returncode == 2 and "already exists" in again.stderr
+    assert again.returncode == 2 and "already exists; --force replaces it" in again.stderr
 
 
 def test_one_list_and_one_layer(tmp_path: Path) -> None:

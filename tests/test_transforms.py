@@ -60,7 +60,7 @@ def test_resize_is_pillows(seed, size, wanted):
     frame = random_frame(seed, size)
     ours = resize(frame, wanted)
     image = np.asarray(Image.fromarray(frame.image).resize(wanted[::-1], Image.Resampling.BILINEAR))
-    assert np.abs(ours.image.astype(int) - image).max() <= 1
+    assert np.abs(ours.image.astype(int) - image).max() <= 2  # test_resizing.py: how often it is how much
     for plane, other in ((frame.label, ours.label), (frame.padding.astype(np.uint8), ours.padding)):
         nearest = Image.fromarray(plane).resize(wanted[::-1], Image.Resampling.NEAREST)
         np.testing.assert_array_equal(other, np.asarray(nearest))

@@ -51,6 +51,17 @@ def test_draw_views(seed, size, zoom, guided):
             assert min(0, side - part) <= start <= max(0, side - part)
 
 
+@pytest.mark.parametrize("end", [0.7, 1.0, 1.2])
+@pytest.mark.parametrize("guided", [False, True])
+def test_equal_ends_are_no_zoom(end, guided):
+    for seed in range(10):
+        rng, other = (np.random.default_rng(seed) for _ in range(2))
+        drawn = draw_views(rng, 4, (60, 100), (end, end), guided)
+        zoomed = draw_views(other, 4, (60, 100), (end, end + 1e-9), guided)
+        assert drawn == [ViewParams(view.flip) for view in zoomed]  # the flips are drawn all the same
+        assert all(view.window(60, 100) == (0, 0, 60, 100) for view in drawn)
+
+
 def test_every_view_is_drawn():
     drawn = [draw_views(np.random.default_rng(i), 2, (8, 8), (0.5, 1.5), True) for i in range(400)]
     assert 150 < sum(views_[0].flip > 0 for views_ in drawn) < 250

@@ -19,12 +19,13 @@ from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
+from core.cli import Parser, UserError, run  # isort: skip
+
+import torch
+
+from core.outputs import OutputFile
 from tools.benchmarks import commands, gpu, loading, training
 from tools.benchmarks.material import Material, Settings, given, render
 from tools.benchmarks.measure import HEADING, Row, line
@@ -81,6 +82,7 @@ def arguments() -> Namespace:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("parts", nargs="+", metavar="PART", choices=[*PARTS, "all"], help="what to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--data", type=Path, metavar="DIR", help="real images: the published layout with its lists")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds; their median counts (default 5)")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs, not how fast")
@@ -97,6 +99,8 @@ def arguments() -> Namespace:
 def main() -> None:
     """Parse, measure, print."""
     args = arguments()
+    given = args.data.rglob("*") if args.data else ()
+    output = OutputFile("--json", args.json, args.force, given) if args.json else None
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="benchmark_") as folder:
         bench = Bench(args, Path(folder))
@@ -104,9 +108,9 @@ def main() -> None:
         for row in (row for part in dict.fromkeys(args.parts) for row in bench.rows(part)):
             print(line(row), flush=True)
             rows.append(row)
-            if args.json:  # what was measured stays, whatever comes after
+            if output:  # what was measured stays, whatever comes after
                 content = json.dumps({row.name: row.entry() for row in rows}, indent=1) + "\n"
-                write_bytes(args.json, content.encode(), durable=False)
+                output.write(content.encode())
 
 
 if __name__ == "__main__":

@@ -1,24 +1,31 @@
 """Compute the importance weights of a target list from its images' masks (docs/method.md section 7).
 
-Counts the pixels of each class in all masks in --labels. Folders below do not count: infer_val.py puts the same masks
-there as label ids, under the same names. Writes {mask's file name: {class: the mask's pixels of the class / all masks'
-pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count.
+Counts the pixels of each class in all masks in --labels. Folders below it are left out: infer_val.py puts the same
+masks there as label IDs, under the same names. Writes {mask name: {class: the mask's pixels of the class / all masks'
+pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count. The names
+are those that training knows: X_gtFine_labelIds.png for a file X_leftImg8bit.png, X.png for a file X.tif.
 """
 
 import sys
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
+import numpy as np
+
+from core.files import find_files
 from core.metrics import class_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
-from datasets import labels
+from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet
-from datasets.sampling import Weights, save_weights
+from datasets.lists import Sample
+from datasets.sampling import Weights, write_weights
 
 EXAMPLES = """examples:
   python tools/compute_image_weights.py --labels masks/resnet101_gta --out data/cs_weights_resnet101_gta.data
@@ -27,27 +34,28 @@ EXAMPLES = """examples:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Masks in a folder, sorted by name.
+    """Masks in a folder whose names match, whatever their case, sorted by name.
 
     Raises:
-        UserError: there is no such folder, no such file in it.
+        UserError: there is no such folder, or no such file in it.
     """
     if not folder.is_dir():
         raise UserError(f"--labels {folder}: there is no such folder")
-    found = sorted(folder.glob(pattern))
+    masks = (path for path in find_files(folder) if path.parent == folder)
+    found = [path for path in masks if fnmatchcase(path.name.lower(), pattern.lower())]
     if not found:
-        raise UserError(f"there is no {pattern} in {folder}; --ext says what the masks are called")
+        raise UserError(f"{folder} has no file {pattern}; --ext gives the pattern of the masks' names")
     return found
 
 
 def count(path: Path, classes: LabelSet) -> np.ndarray:
-    """Pixels of each class in a mask, int64 [C]; UserError if it holds other than train ids and 255."""
+    """Pixels of each class in a mask, int64 [C]; UserError if it holds anything but train IDs and 255."""
     counts = class_counts(read_label(path))
     other = np.flatnonzero(counts[: labels.IGNORE])
     if other.size and other[-1] >= classes.num_classes:
         raise UserError(
-            f"{path} holds {other[-1]}, train ids are 0 to {classes.num_classes - 1} and 255; "
-            "are these raw ids (the folder cs/), or is --classes missing?"
+            f"{path} holds {other[-1]}, but train IDs are 0 to {classes.num_classes - 1} and 255; "
+            "are these raw IDs (the folder cs/), or is --classes missing?"
         )
     return counts[: classes.num_classes]
 
@@ -68,18 +76,18 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
-    if args.out.exists() and not args.force:
-        raise UserError(f"--out {args.out} exists; --force overwrites it")
     classes = labels.load(args.classes)
     paths = find(args.labels, args.ext)
+    names = lists.mask_names([Sample(path.name, None) for path in paths])
+    output = OutputFile("--out", args.out, args.force, [args.classes, *paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
     counts = np.stack(list(rows))  # [M,C]
     if not counts.any():
         raise UserError(f"no mask in {args.labels} has a pixel of any class")
-    save_weights(fractions([path.name for path in paths], counts), args.out)
+    output.save(partial(write_weights, fractions(names, counts)))
 
     print(f"{'class':>5}  {'name':20} {'pixels':>14} {'masks':>8}")
     for c, name in enumerate(classes.names):

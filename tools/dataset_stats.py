@@ -1,7 +1,7 @@
 """Mean and deviation of a list's images and, where they have labels, the classes' shares of their pixels.
 
-Mean and deviation are of all pixels of all images, per channel, as fractions of 255; the lines for the
-configuration are printed ready to be copied. A class's share is of the pixels that are not ignored (255).
+Mean and deviation are those of all pixels of all images, per channel, as fractions of 255; the lines for the
+configuration are printed ready to be copied. A class's share is that of the pixels that are not ignored (255).
 """
 
 import json
@@ -10,14 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
 from core.metrics import class_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_image, read_label
@@ -73,7 +74,7 @@ def text(result: dict[str, Any], domain: str) -> str:
     for key in ("mean", "std"):
         lines.append(f"  {domain}_{key.upper()}: [{', '.join(f'{x:.3f}' for x in result[key])}]")
     if result["classes"] is None:
-        return "\n".join([*lines, "no labels: no shares of classes"])
+        return "\n".join([*lines, "no labels, so no class shares"])
     lines.append(f"{'class':>5}  {'name':20} {'share':>8}")
     for c, (name, share) in enumerate(result["classes"].items()):
         lines.append(f"{c:5}  {name:20} {100 * share:7.3f}%" + ("  never occurs" if share == 0 else ""))
@@ -89,20 +90,24 @@ def main() -> None:
     parser.add_argument("--as", choices=("SOURCE", "TARGET"), dest="domain",
                         help="names of the printed keys (default: SOURCE with labels, TARGET without)")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     label_set = labels.load(args.classes)
     samples = lists.read(args.list, str(args.root))
     with_label = [sample for sample in samples if sample.label is not None]
     if 0 < len(with_label) < len(samples):
         given = f"{len(with_label)} of {len(samples)} lines"
-        raise UserError(f"list {args.list}: {given} have a label; give all of them one, or none")
+        raise UserError(f"list {args.list}: {given} have a label; give all of them a label, or none")
+    inputs = [args.classes, lists.find(args.list, str(args.root))]
+    inputs += [args.root / path for sample in samples for path in sample if path]
+    output = OutputFile("--json", args.json, args.force, inputs) if args.json else None
 
     job = partial(measure, root=args.root, num_classes=label_set.num_classes)
     result = statistics(list(parallel_map(job, samples, args.workers, "measuring")), label_set)
     print(text(result, args.domain or ("SOURCE" if with_label else "TARGET")))
-    if args.json:
-        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    if output:
+        output.write((json.dumps(result, indent=1) + "\n").encode())
         print(f"written to {args.json}")
 
 

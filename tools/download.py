@@ -4,27 +4,38 @@
   snapshots   the authors' trained networks, named on the command line    -> snapshots/
   weights     the authors' importance weights                             -> data/
 
-A file gets its name only when it is complete and checked; a download that broke off goes on where it stopped.
+A file gets its name only when it is complete and checked; a download that broke off resumes where it stopped.
 The address of the authors' files is on the paper's project page: give it as --url, or as variable SAC_URL.
 """
 
-import hashlib
 import http.client
+import itertools
 import os
+import re
 import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, Any, NamedTuple
 
-from tqdm import tqdm
+try:
+    import fcntl
+except ImportError:  # Windows: nothing keeps two downloads of one file apart there
+    fcntl = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import Parser, UserError, run  # isort: skip
+
+from tqdm import tqdm
+
 from core import checkpoint
-from core.cli import Parser, UserError, run
+from core.files import CHUNK, kind_of, sha256
+from core.outputs import OutputFile
 from datasets import sampling
 
 EXAMPLES = """examples:
@@ -33,9 +44,9 @@ EXAMPLES = """examples:
   SAC_URL=https://HOST/FOLDER bash tools/download_weights.sh
 """
 ROOT = Path(__file__).resolve().parents[1]
-CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without a byte
-
+SUM = re.compile("[0-9a-f]{64}")
+HASH = re.compile(r"-([0-9a-f]{8,64})\.pth$")  # in torchvision's names: the first digits of the SHA-256 sum
 
 Check = Callable[[Path, str], object]  # (file, its final name) -> UserError if it is not what it should be
 
@@ -46,23 +57,24 @@ class Kind(NamedTuple):
     url: str  # of the folder; "" = has to be given
     folder: str  # where they go, below the repository
     names: tuple[str, ...]  # those taken if none is named
+    most: int  # bytes that one may have
     check: Check
 
 
 def check_hash(path: Path, name: str) -> None:
-    """Torchvision's files have the first digits of their SHA-256 sum in their names."""
-    expected, found = Path(name).stem.rpartition("-")[2], sha256(path)
+    """Compare with the digits in the name, which are all that torchvision has published of its files' sums."""
+    match = HASH.search(name)
+    if not match:
+        raise UserError(f"{name}: expected a name that ends with digits of its SHA-256 sum, as in net-0123abcd.pth")
+    compare(match[1], path, name)
+
+
+def compare(expected: str, path: Path, name: str) -> None:
+    """UserError if a file's SHA-256 sum does not begin with these digits."""
+    found = sha256(path)
     if not found.startswith(expected):
-        raise UserError(f"{name}: the SHA-256 sum is {found[:8]}..., not {expected}...")
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 sum of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        shown = max(8, min(len(expected), 16))
+        raise UserError(f"{name}: the SHA-256 sum is {found[:shown]}..., not {expected[:shown]}...")
 
 
 KINDS = {
@@ -70,9 +82,10 @@ KINDS = {
         "https://download.pytorch.org/models",
         "models/pretrained",
         ("resnet101-5d3b4d8f.pth", "vgg16_bn-6c64b313.pth"),
+        1_000_000_000,
         check_hash,
     ),
-    "snapshots": Kind("", "snapshots", (), lambda path, name: checkpoint.load(path)),
+    "snapshots": Kind("", "snapshots", (), 4_000_000_000, lambda path, name: checkpoint.load(path)),
     "weights": Kind(
         "",
         "data",
@@ -81,35 +94,64 @@ KINDS = {
             for network in ("resnet101", "vgg16", "vgg16fcn")
             for source in ("gta", "synthia")
         ),
+        1_000_000_000,
         lambda path, name: sampling.load_weights(path),
     ),
 }
 
 
-def fetch(url: str, target: Path, check: Check) -> None:
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server's pointer to another address, but not from https to what anybody on the way can change."""
+
+    def __init__(self, insecure: bool) -> None:
+        self.insecure = insecure
+
+    def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
+        """Refuse another protocol; the last argument is the new address."""
+        check_url(args[-1], f"{req.full_url} leads to {args[-1]}", self.insecure)
+        return super().redirect_request(req, *args)
+
+
+def check_url(url: str, what: str, insecure: bool, local: bool = False) -> None:
+    """UserError for an address that is not https://, nor http:// if that is asked for, nor file:// where it may be."""
+    scheme = urllib.parse.urlsplit(url).scheme
+    if scheme == "http" and not insecure:
+        raise UserError(f"{what}: over http anybody on the way can change the files; use https://, or add --insecure")
+    if scheme not in ("https", "http", *(["file"] if local else [])):
+        raise UserError(f"{what}: expected an address that starts with https:// or file://")
+
+
+def fetch(url: str, target: Path, most: int, check: Check, insecure: bool) -> None:
     """Download a file, check it, give it its name.
 
     Args:
         url: http, https or file.
         target: its final place; beside it, NAME.part keeps what has come so far.
+        most: bytes that it may have.
         check: of the complete file, which is thrown away if it fails.
+        insecure: whether a server may lead to an address without encryption.
 
     Raises:
-        UserError: not reachable, no such file there, broken off, not what it should be, the disk refuses.
+        UserError: not reachable, no such file there, too large, broken off, not what it should be, the disk refuses,
+            another process is at it.
     """
     part = target.with_name(f"{target.name}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        size = receive(url, part)
-        have = part.stat().st_size
-        if size is not None and have < size:
-            raise UserError(f"{url} broke off at {have} of {size} bytes; run this again to go on")
-        try:
-            check(part, target.name)
-        except UserError as error:
-            part.unlink()
-            raise UserError(f"{url} is not the file that was expected: {error}") from None
-        os.replace(part, target)
+        with unfinished(part) as file:
+            size = receive(url, file, most, insecure)
+            have = file.tell()
+            if size is not None and have < size:
+                raise UserError(f"{url} broke off at {have} of {size} bytes; run this again to resume")
+            file.flush()
+            try:
+                check(part, target.name)
+            except UserError as error:
+                part.unlink()
+                raise UserError(f"{url} is not the file that was expected: {error}") from None
+            if fcntl is None:
+                file.close()  # Windows renames no open file
+            os.replace(part, target)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server says {error.code} {error.reason}; wrong address?") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
@@ -120,16 +162,41 @@ def fetch(url: str, target: Path, check: Check) -> None:
         raise UserError(f"cannot write {part}: {error.strerror}") from None
 
 
-def receive(url: str, part: Path) -> int | None:
-    """Append to `part` what is still missing of it.
+@contextmanager
+def unfinished(part: Path) -> Iterator[IO[bytes]]:
+    """What has come so far, open at its end, for this process alone."""
+    if (there := kind_of(part)) not in ("", "a file"):
+        raise UserError(f"cannot write {part}: it is {there}; remove it")
+    handle = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    with open(handle, "r+b") as file:
+        try:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = os.path.exists(part) and os.path.samestat(os.fstat(handle), os.stat(part))
+        except BlockingIOError:
+            alone = False
+        except OSError:
+            alone = True  # a network file system without locks: nothing can be promised there
+        if not alone:
+            raise UserError(f"another process is downloading {part.with_suffix('')}; wait for it, then run this again")
+        file.seek(0, os.SEEK_END)
+        try:
+            yield file
+        finally:
+            if not file.closed and not file.seek(0, os.SEEK_END):
+                part.unlink(missing_ok=True)  # nothing has come
+
+
+def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
+    """Append to `file` what is still missing of it.
 
     Returns:
         the size of the whole file in bytes, where the server says it.
     """
-    have = part.stat().st_size if part.is_file() else 0
+    have = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(Redirects(insecure)).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
             return None  # nothing was missing, or too much is there: the check tells
@@ -137,13 +204,19 @@ def receive(url: str, part: Path) -> int | None:
     with response:
         if getattr(response, "status", None) != http.client.PARTIAL_CONTENT:
             have = 0  # the server, or a local file, starts from the beginning
-        length = response.headers.get("Content-Length")
-        size = have + int(length) if length else None
-        bar = tqdm(desc=part.stem, initial=have, total=size, unit="B", unit_scale=True, disable=None)
-        with bar, open(part, "ab" if have else "wb") as file:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
+            file.seek(0)
+            file.truncate()
+        length = response.headers.get("Content-Length") or ""
+        size = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
+        name = url.rpartition("/")[2]
+        bar = tqdm(desc=name, initial=have, total=size, unit="B", unit_scale=True, disable=None)
+        with bar:
+            while have <= most and (size or 0) <= most and (chunk := response.read(CHUNK)):
+                have += file.write(chunk)
                 bar.update(len(chunk))
+    if have > most or (size or 0) > most:
+        file.truncate(0)
+        raise UserError(f"{url} has more than the {most / 1e9:g} GB that such a file may have; is it the right one?")
     return size
 
 
@@ -154,25 +227,36 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="file names; default: all that have published names")
     parser.add_argument("--url", help="folder that the files are in; default: PyTorch's, or SAC_URL")
     parser.add_argument("--out", type=Path, help="where they go; default: see above")
+    parser.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="the files' known SHA-256 sums")
+    parser.add_argument("--insecure", action="store_true", help="allow http://, which protects nothing")
     parser.add_argument("--force", action="store_true", help="replace files that are there but no good")
     args = parser.parse_args()
     kind = KINDS[args.kind]
     url, names = args.url or kind.url or os.environ.get("SAC_URL", ""), args.names or kind.names
     if not url:
         raise UserError(f"{args.kind}: give the address as --url or SAC_URL (see the paper's project page)")
-    if urllib.parse.urlsplit(url).scheme not in ("http", "https", "file"):
-        raise UserError(f"--url {url}: expected an address that starts with https://, http:// or file://")
+    check_url(url, f"--url {url}", args.insecure, local=True)
     if not names:
         raise UserError(f"{args.kind}: which files? Name them as the folder {url} does")
-    for name in names:
+    if args.sha256 and (len(args.sha256) != len(names) or not all(map(SUM.fullmatch, args.sha256))):
+        raise UserError(f"--sha256: expected a sum of 64 hexadecimal digits for each of the {len(names)} files")
+    for name, known in itertools.zip_longest(names, args.sha256):
         if Path(name).name != name:
             raise UserError(f"{name!r} is not a file name; --url says in which folder it is")
+        check = partial(check_both, kind.check, known) if known else kind.check
         target = (args.out or ROOT / kind.folder) / name
-        if target.exists() and is_good(target, kind.check, args.force):
+        if target.exists() and is_good(target, check, args.force):
             print(f"{target}: there already")
             continue
-        fetch(f"{url.rstrip('/')}/{urllib.parse.quote(name)}", target, kind.check)
+        OutputFile("--out", target, args.force)
+        fetch(f"{url.rstrip('/')}/{urllib.parse.quote(name)}", target, kind.most, check, args.insecure)
         print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
+
+
+def check_both(check: Check, known: str, path: Path, name: str) -> None:
+    """A file's sum, which is known, and then what it holds."""
+    compare(known, path, name)
+    check(path, name)
 
 
 def is_good(target: Path, check: Check, force: bool) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
+
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
@@ -22,7 +24,6 @@ from torch.utils._pytree import tree_leaves
 from yacs.config import CfgNode
 
 from core import build, config
-from core.cli import Parser, UserError, run
 from core.compute import Compute
 from datasets import labels, target_images
 from datasets.iterations import Iteration
@@ -117,7 +118,7 @@ def main() -> None:
     add("--cfg", required=True, nargs="+", metavar="FILE", help="configurations (YAML)")
     add("--micro-batches", nargs="+", type=int, default=[1, 2, 4, 0], metavar="N",
         help="sizes to estimate for; 0 = all images at once (default: 1 2 4 0)")
-    add("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs", help="configuration overrides")
+    add("--set", **KEY_VALUE)
     args = parser.parse_args()
     if min(args.micro_batches) < 0:
         raise UserError(f"--micro-batches {min(args.micro_batches)}: expected 1 or more, or 0 for all images at once")

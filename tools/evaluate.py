@@ -2,25 +2,26 @@
 
 A mask is named as its image, `_leftImg8bit` replaced by `_gtFine_labelIds` (infer_val.py writes them so), and
 has the label's full size: nothing is resized here. Pixels whose label is 255 do not count; a prediction of
-255 is wrong. Classes that occur in neither labels nor predictions are left out of the means.
+255 is wrong. Classes that occur in neither labels nor predictions are left out of the means; where no class is left,
+that is an error.
 """
 
 import json
 import math
-import os
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
 from core.metrics import ConfusionMatrix, pair_counts
+from core.outputs import OutputFile
 from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
@@ -35,14 +36,8 @@ EXAMPLES = """examples:
 def pairs_of(name: str, root: Path, predictions: Path) -> list[tuple[Path, Path]]:
     """Prediction and label of each sample of a list; UserError if predictions are missing."""
     samples = lists.read(name, str(root), labels=True)
-    pairs = [
-        (predictions / mask, root / str(sample.label))
-        for mask, sample in zip(lists.mask_names(samples), samples, strict=True)
-    ]
-    missing = [prediction for prediction, _ in pairs if not os.path.isfile(prediction)]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(pairs)} predictions are missing, first: {missing[0]}")
-    return pairs
+    labelled = [root / str(sample.label) for sample in samples]
+    return list(zip(lists.masks_in(predictions, samples), labelled, strict=True))
 
 
 def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
@@ -53,7 +48,7 @@ def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
         num_classes: C.
 
     Raises:
-        UserError: a file is no mask of train ids, or the two differ in size.
+        UserError: a file is not a mask of train ids, or the two differ in size.
     """
     prediction, label = (read_label(path) for path in pair)
     if prediction.shape != label.shape:
@@ -113,6 +108,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data (default data)")
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="classes left out of the mean")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
     args = parser.parse_args()
@@ -120,9 +116,13 @@ def main() -> None:
     ignore = sorted(set(args.ignore))
     if any(not 0 <= c < classes.num_classes for c in ignore):
         raise UserError(f"--ignore {' '.join(map(str, ignore))}: classes are 0 to {classes.num_classes - 1}")
+    if len(ignore) == classes.num_classes:
+        raise UserError(f"--ignore names all {len(ignore)} classes: leave one for the mean")
     if not args.predictions.is_dir():
         raise UserError(f"--predictions {args.predictions}: there is no such folder")
     pairs = pairs_of(args.list, args.root, args.predictions)
+    inputs = [args.classes, lists.find(args.list, str(args.root)), *(path for pair in pairs for path in pair)]
+    output = OutputFile("--json", args.json, args.force, inputs) if args.json else None
 
     torch.set_num_threads(1)  # the images are what runs in parallel
     matrix = ConfusionMatrix(classes.num_classes)
@@ -130,9 +130,12 @@ def main() -> None:
     for counts in parallel_map(job, pairs, args.workers, "evaluating"):
         matrix.table += counts
     result = summary(matrix, classes, ignore, len(pairs))
+    if result["miou"] is None:
+        besides = f" but those of --ignore ({' '.join(map(str, ignore))})" if ignore else ""
+        raise UserError(f"no mIoU: in the {len(pairs)} labels of list {args.list} no pixel has a class{besides}")
     print(table(matrix, result, classes, ignore))
-    if args.json:
-        write_bytes(args.json, (json.dumps(result, indent=1) + "\n").encode())
+    if output:
+        output.write((json.dumps(result, indent=1) + "\n").encode())
         print(f"written to {args.json}")
 
 

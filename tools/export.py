@@ -13,17 +13,18 @@ import warnings
 from io import BytesIO
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, Parser, UserError, run  # isort: skip
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import config
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
 from core.inference import SMALLEST, load_network
+from core.outputs import OutputFile
 from datasets import labels
 
 try:
@@ -112,13 +113,12 @@ def main() -> None:
     parser.add_argument("--resume", required=True, metavar="SNAPSHOT", help="the weights")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the ONNX file")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
-    parser.add_argument("--force", action="store_true", help="overwrite an existing --out")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if MISSING:
         raise UserError(f"{MISSING}: pip install onnx onnxruntime")
-    if args.out.is_dir() or (args.out.exists() and not args.force):
-        raise UserError(f"--out {args.out} exists" + ("; --force overwrites it" if args.out.is_file() else ""))
+    output = OutputFile("--out", args.out, args.force, [args.resume, args.cfg])
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
     network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
@@ -137,7 +137,7 @@ def main() -> None:
         print(f"{size}: {100 * same:.3f} % of the pixels of the same class, logits differ by {error:.1e}")
         if same < AGREE or not error <= TOLERANCE:
             raise UserError(f"ONNX Runtime differs from PyTorch at {size}: {args.out} is not written")
-    write_bytes(args.out, content)
+    output.write(content)
     print(f"written to {args.out}: {len(content) / 2**20:.0f} MiB, input image [batch,3,height,width]")
 
 

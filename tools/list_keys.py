@@ -9,7 +9,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
+from core.cli import Parser, UserError, run  # isort: skip
+
 from core.config import IGNORED, KEYS, Key
 from core.files import read_bytes, write_bytes
 

@@ -19,15 +19,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import SEED, WORKERS, Parser, UserError, run, whole  # isort: skip
+
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from core.cli import Parser, UserError, run
 from core.files import read_bytes, write_bytes
+from core.outputs import OutputFile
 from core.threads import cores
 from datasets.labels import CITYSCAPES, RAW_MAPS
 from tools.streets.render import LABEL_IDS, render
@@ -176,13 +178,6 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def natural(text: str) -> int:
-    """A whole number >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number >= 0")
-    return int(text)
-
-
 def world_names(text: str) -> list[str]:
     """Names of worlds, separated by commas."""
     for name in text.split(","):
@@ -195,19 +190,20 @@ def arguments() -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--out", required=True, type=Path, help="folder to render into, such as data")
-    parser.add_argument("--seed", type=natural, default=0, metavar="N", help="random seed (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default 0)")
     parser.add_argument("--worlds", type=world_names, default=list(STYLES), metavar="NAMES",
                         help="worlds to render, separated by commas (default: all)")
     for stream, number in STREAMS.items():
-        parser.add_argument(f"--{stream}", type=natural, default=number, metavar="N",
+        parser.add_argument(f"--{stream}", type=whole(0, 10**6), default=number, metavar="N",
                             help=f"number of {stream} images (default {number})")
     for world, default in SIZES.items():
         option = "--size" if world == "cityscapes" else f"--{world}-size"
         parser.add_argument(option, type=size, default=size(default), metavar="WxH", dest=f"{world}_size",
                             help=f"size of {world} images in pixels (default {default})")
     parser.add_argument("--calm", action="store_true", help="quiet streets: fewer kinds of objects, fewer of each")
-    parser.add_argument("--workers", type=natural, default=0, metavar="N", help="processes; 0 = one per core")
+    parser.add_argument("--workers", type=WORKERS, default=0, metavar="N", help="processes; 0 = one per core")
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="also write a contact sheet of the worlds (PNG)")
+    parser.add_argument("--force", action="store_true", help="replace an existing --sheet")
     return parser.parse_args()
 
 
@@ -223,13 +219,15 @@ def main() -> None:
     wanted = [scene for scene in planned if scene.world in args.worlds]
     if not wanted:
         raise UserError("nothing to render: all numbers of images are 0")
+    files = [path for scene in wanted for path in (scene.image, scene.label) if path]
+    sheet = OutputFile("--sheet", args.sheet, args.force, [args.out / SETTINGS, *files]) if args.sheet else None
     claim(args.out, {scene.world: {"seed": args.seed, "size": list(scene.size), "calm": args.calm} for scene in wanted})
     made = sum(make_all(wanted, args.workers))
     print(f"{made} images rendered, {len(wanted) - made} already existed, in {args.out}")
-    if args.sheet:
+    if sheet:
         columns = [scenes(stream, range(4)) for stream in ("gta", "synthia", "train")]
         columns = [column for column in columns if column[0].world in args.worlds]
-        write_bytes(args.sheet, contact_sheet(columns))
+        sheet.write(contact_sheet(columns))
         print(f"contact sheet: {args.sheet}")
 
 

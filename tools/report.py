@@ -18,8 +18,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
+from core.cli import Parser, UserError, run  # isort: skip
+
+from core.outputs import OutputFile
 from datasets import labels, lists
 from datasets.labels import LabelSet
 from tools.report_page import comparison, runs
@@ -78,6 +79,7 @@ def compared(
         return validated(read, ignore)
     pairs = comparison.pairs_of(name, Path(root), masks)
     results, scores = comparison.compare(pairs, masks, label_set, ignore)
+    check_means(results, name, ignore)
     shown = comparison.extremes(scores, args.images)
     return {"source": f"{len(pairs)} images of {name}, at the labels' own size", "results": results,
             "shown": [(pairs[i], scores[i], group) for i, group in shown.items()], "masks": masks}
@@ -93,9 +95,18 @@ def validated(read: list[dict[str, Any]], ignore: tuple[int, ...]) -> dict[str, 
     for entry in read:
         iou = entry["iou"][name]
         values = [v for c, v in enumerate(iou) if v is not None and c not in ignore]
-        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / max(1, len(values))})
+        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / len(values) if values else math.nan})
+    check_means(results, name, ignore)
     return {"source": f"last validation of each run on {name}, at the training's crop size", "results": results,
             "shown": [], "masks": []}
+
+
+def check_means(results: list[dict[str, Any]], name: str, ignore: tuple[int, ...]) -> None:
+    """UserError where a result has no class to average over."""
+    for result in results:
+        if math.isnan(result["miou"]):
+            raise UserError(f"{result['name']} has no mIoU on {name}: no class occurs there but those of "
+                            f"VAL.IGNORE_CLASS {list(ignore)}; choose another --list")
 
 
 def page(data: dict[str, Any]) -> bytes:
@@ -131,11 +142,13 @@ def main() -> None:
     parser.add_argument("--classes", metavar="NAME|FILE", help="label set (default: the runs')")
     parser.add_argument("--masks", nargs="+", metavar="NAME=DIR", help="masks; the first is compared with the last")
     parser.add_argument("--images", type=int, default=6, metavar="N", help="that gained, and lost (default 6)")
+    parser.add_argument("--force", action="store_true", help="replace an existing FOLDER/index.html")
     args = parser.parse_args()
     if args.images < 0:
         raise UserError(f"--images {args.images}: expected 0 or more")
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file, expected a folder")
+    output = OutputFile("--out", args.out / "index.html", args.force)
     folders = runs.find(args.runs)
     read = [runs.read(folder) for folder in folders]
     label_set = labels.load(args.classes or read[-1]["cfg"].DATASET.CLASSES)
@@ -158,7 +171,7 @@ def main() -> None:
             break
     else:
         raise UserError(f"the page would have {len(content)} bytes: fewer --images")
-    write_bytes(args.out / "index.html", content)
+    output.write(content)
     print(f"{len(read)} runs, {len(shown)} images: {args.out / 'index.html'} ({len(content) / 1e6:.1f} MB)")
 
 

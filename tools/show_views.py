@@ -1,13 +1,17 @@
 """Draw what the augmentation makes of target images, and of source images, before any training.
 
-Each target image is a block: on the left it as it is, the reference frame that its views share, and where in that
-frame each view looks (corners mapped by A⁻¹; the bar is the view's upper side). On the right one column a view: what
-the teacher sees (clean), what the student sees (noisy), its padding (hatched), and the clean view mapped back into
+Each target image is a block. On the left: the image as it is, the reference frame that its views share, and where in
+that frame each view looks (corners mapped by A⁻¹; the bar is the view's upper side). On the right, one column per view:
+what the teacher sees (clean), what the student sees (noisy), its padding (hatched), and the clean view mapped back into
 the reference frame by A, as the fusion does it. Below are source images with their labels, as they are trained on.
 """
 
 import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import KEY_VALUE, SEED, Parser, UserError, run  # isort: skip
 
 import cv2
 import numpy as np
@@ -15,16 +19,13 @@ import torch
 import torch.nn.functional as F
 from yacs.config import CfgNode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import datasets
 from core import config, visual
-from core.cli import Parser, UserError, run
-from core.files import write_bytes
-from datasets import labels
+from core.outputs import OutputFile
+from datasets import labels, lists
 from datasets.images import read_image
 from datasets.source import SourceTraining
-from datasets.target import TargetItem, TargetTraining, make_views
+from datasets.target import TargetBatch, TargetTraining, make_views
 from datasets.transforms import whole
 from datasets.views import apply_shared
 
@@ -59,7 +60,7 @@ def stack(parts: list[np.ndarray], axis: int) -> np.ndarray:
     return np.concatenate(filled, axis)
 
 
-def outlines(reference: np.ndarray, item: TargetItem) -> np.ndarray:
+def outlines(reference: np.ndarray, item: TargetBatch) -> np.ndarray:
     """Where in the reference frame uint8 [H,W,3] each view looks."""
     height, width = reference.shape[:2]
     picture = reference // 2 + 96
@@ -81,7 +82,7 @@ def hatched(padding: np.ndarray) -> np.ndarray:
     return np.repeat(np.where(padding, stripes, 230).astype(np.uint8)[..., None], 3, 2)
 
 
-def mapped_back(item: TargetItem) -> np.ndarray:
+def mapped_back(item: TargetBatch) -> np.ndarray:
     """The clean views in the reference frame, uint8 [t,H,W,3], as the fusion warps them (section 4.7)."""
     clean = item.clean.permute(0, 3, 1, 2).float()  # [t,3,H,W]
     grid = F.affine_grid(item.A, list(clean.shape), align_corners=False)
@@ -95,7 +96,7 @@ def target_block(data: TargetTraining, index: int, image: np.ndarray | None, wid
     sample = data.samples[draw.position]
     name = "given image" if image is not None else sample.image.rpartition("/")[2]
     frame = whole(read_image(Path(data.root, sample.image)) if image is None else image)
-    item, _ = make_views(frame, draw, 0, data.views)
+    item, _ = make_views(frame, draw, 0, data.policy.views)
     reference = apply_shared(frame, draw.shared).image
     back, columns = mapped_back(item), []
     left = [cell(frame.image, name[:40], width), cell(reference, "reference frame", width),
@@ -125,7 +126,7 @@ def source_block(data: SourceTraining, index: int, palette: np.ndarray, width: i
 
 def draw_sheet(cfg: CfgNode, seed: int, first: int, count: int, image: np.ndarray | None, width: int) -> np.ndarray:
     """The whole sheet, uint8 [h,w,3]: `count` items of each domain from number `first` on."""
-    data = datasets.training(cfg, seed, (0, 1), (0, 0), 0).dataset
+    data = datasets.Data(cfg, seed).iterations
     parts = [target_block(data.target, first + i, image, width) for i in range(count)]
     if data.source is not None:
         palette = labels.load(cfg.DATASET.CLASSES).palette()
@@ -143,9 +144,10 @@ def main() -> None:
     parser.add_argument("--image", metavar="FILE", help="draw the views of this image")
     parser.add_argument("--index", type=int, default=0, metavar="N", help="number of the first item (default 0)")
     parser.add_argument("--count", type=int, default=2, metavar="N", help="target images to draw (default 2)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="as of train.py (default 0)")
+    parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="as in train.py (default 0)")
     parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="of a picture (default 320)")
-    parser.add_argument("--set", nargs="*", default=[], metavar="KEY VALUE", dest="pairs")
+    parser.add_argument("--force", action="store_true", help="replace an existing --out")
+    parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: expected a name that ends with .png or .jpg")
@@ -153,9 +155,12 @@ def main() -> None:
         raise UserError("--index and --seed are 0 or more, --count is 1 or more, --width is 32 to 4096")
     # A baseline has no views of its own: what is drawn are those that SAC would make of its configuration.
     cfg, _ = config.load(args.cfg, [*args.pairs, "MODEL.BASELINE", "False"])
+    samples = [sample for name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(name, cfg.DATASET.ROOT)]
+    read = [Path(cfg.DATASET.ROOT, path) for sample in samples for path in sample if path]
+    output = OutputFile("--out", args.out, args.force, [args.cfg, *([args.image] if args.image else []), *read])
     image = read_image(args.image) if args.image else None
     sheet = draw_sheet(cfg, args.seed, args.index, 1 if args.image else args.count, image, args.width)
-    write_bytes(args.out, cv2.imencode(args.out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
+    output.write(cv2.imencode(args.out.suffix.lower(), sheet[..., ::-1])[1].tobytes())
     print(f"written to {args.out}: {sheet.shape[1]}x{sheet.shape[0]}")
 
 

@@ -4,14 +4,16 @@ import json
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
 import cv2
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from core import visual
-from core.cli import Parser, UserError, run
-from core.files import read_bytes, write_bytes
+from core.files import read_bytes
+from core.outputs import OutputFile
 from datasets import labels, lists
 from datasets.images import read_image, read_label
 
@@ -52,10 +54,13 @@ def main() -> None:
     parser.add_argument("--folder", required=True, type=Path, help="folder of the demo run: results/demo/seedN")
     parser.add_argument("--out", required=True, type=Path, help="folder for summary.json, table.md and comparison.png")
     parser.add_argument("--seed", required=True, type=int, help="the demo's seed")
+    parser.add_argument("--force", action="store_true", help="replace those of an earlier demo")
     args = parser.parse_args()
     runs = [r for r in RUNS if (args.folder / f"{r}.json").exists()]
     if not {"baseline", "sac"} <= set(runs):
         raise UserError(f"{args.folder} has no baseline.json and sac.json; run bash launch/demo.sh first")
+    names = ("summary.json", "table.md", "comparison.png")
+    outputs = [OutputFile("--out", args.out / name, args.force, args.folder.glob("*.*")) for name in names]
     results = {r: json.loads(read_bytes(args.folder / f"{r}.json")) for r in runs}
     lines = read_bytes(args.folder / "stages.tsv").decode().splitlines()
     stages = {name: float(seconds) for name, seconds in (line.split("\t") for line in lines)}
@@ -68,9 +73,9 @@ def main() -> None:
             "labels were used neither for training nor for selection"
             + (", except by the oracle, which is trained on them." if "oracle" in runs else "."))
     encoded = cv2.imencode(".png", picture(args.folder, runs)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
-    write_bytes(args.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
-    write_bytes(args.out / "table.md", f"{text}\n\n{note}\n".encode())
-    write_bytes(args.out / "comparison.png", encoded.tobytes())
+    contents = (f"{json.dumps(summary, indent=1)}\n".encode(), f"{text}\n\n{note}\n".encode(), encoded.tobytes())
+    for output, content in zip(outputs, contents, strict=True):
+        output.write(content)
     print(f"{text}\n\n{note}")
     print(f"wrote summary.json, table.md and comparison.png (input, truth, {', '.join(runs)}) to {args.out}")
 

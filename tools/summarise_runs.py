@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run
-from core.files import read_bytes, write_bytes
+from core.cli import Parser, UserError, run  # isort: skip
+
+from core.files import read_bytes
+from core.outputs import OutputFile
 
 EXAMPLES = """examples:
   python tools/summarise_runs.py logs/cityscapes/v1/seed*
@@ -33,11 +35,14 @@ def arguments() -> Namespace:
     parser.add_argument("--list", metavar="NAME", help="only this validation list (default: all lists)")
     parser.add_argument("--layer", default="student", metavar="NAME",
                         help="student (default), or, on the target's training views, teacher, fused or pseudo")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to this new file, as fractions")
-    args = parser.parse_args()
-    if args.json and Path(args.json).exists():
-        raise UserError(f"{args.json} already exists; choose another --json")
-    return args
+    parser.add_argument("--json", metavar="FILE", help="also write the results to this file, as fractions")
+    parser.add_argument("--force", action="store_true", help="replace an existing --json")
+    return parser.parse_args()
+
+
+def metrics_of(run: str) -> Path:
+    """A run's metrics.jsonl, named by itself or by its folder."""
+    return Path(run, "metrics.jsonl") if Path(run).is_dir() else Path(run)
 
 
 def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
@@ -46,7 +51,6 @@ def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
     Raises:
         UserError: there is no metrics.jsonl, or a line of it is malformed (other than a last line cut off by a kill).
     """
-    path = path / "metrics.jsonl" if path.is_dir() else path
     scores: dict[str, list[Score]] = {}
     lines = read_bytes(path).decode("utf-8", "replace").splitlines()
     for number, line in enumerate(lines, 1):
@@ -92,7 +96,9 @@ def row(name: str, which: str, numbers: dict[str, Any]) -> str:
 def main() -> None:
     """Read, summarise, print."""
     args = arguments()
-    scores = {path: read_scores(Path(path), args.layer) for path in args.runs}
+    files = {run: metrics_of(run) for run in args.runs}
+    output = OutputFile("--json", args.json, args.force, files.values()) if args.json else None
+    scores = {run: read_scores(path, args.layer) for run, path in files.items()}
     names = sorted({name for lists in scores.values() for name in lists})
     if args.list:
         names = [name for name in names if name == args.list]
@@ -108,9 +114,9 @@ def main() -> None:
         if result[name]["runs"] < len(scores):
             without = [path for path, lists in scores.items() if name not in lists]
             print(f"{'':<20} missing in {', '.join(without)}")
-    if args.json:
+    if output:
         content = {"layer": args.layer, "runs": list(scores), "lists": result}
-        write_bytes(args.json, (json.dumps(content, indent=2) + "\n").encode())
+        output.write((json.dumps(content, indent=2) + "\n").encode())
 
 
 if __name__ == "__main__":

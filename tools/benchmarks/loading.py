@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from datasets import augmentation, lists, sampling, view_policy
 from datasets.images import read_image
-from datasets.source import GAME_SIZE, SourceTraining
+from datasets.source import SourceTraining
 from datasets.target import TargetTraining, ViewPolicy
 from tools.benchmarks.material import Material, Settings, published
 from tools.benchmarks.measure import Row, in_turns, one_thread, seconds
@@ -22,7 +22,7 @@ CLASSES = 19
 
 def source(material: Material, cfg: CfgNode) -> SourceTraining:
     """The source as a configuration trains on it."""
-    size = GAME_SIZE if cfg.DATASET.CROP_SIZE[0] >= 512 else None  # small ones are of --quick
+    size = tuple(cfg.DATASET.GAME_SIZE) if cfg.DATASET.CROP_SIZE[0] >= 512 else None  # small ones are of --quick
     return SourceTraining(material.source, material.root, augmentation(cfg), num_classes=CLASSES, game_size=size)
 
 

@@ -21,8 +21,8 @@ from tools.benchmarks.measure import Row, in_turns
 
 CLASSES = 19
 CPU = torch.device("cpu")
-# How many arrays [8,C,H,W] the plain operations make, each of which is read too. In the fusion: masked, warped, times v,
-# warped back, times valid. In the loss: upsampled, log-softmax.
+# How many arrays [8,C,H,W] the plain operations make, each of which is read too. In the fusion: masked, warped, times
+# v, warped back, times valid. In the loss: upsampled, log-softmax.
 FUSION_AND_LOSS = 7
 # Upsampled, softmax; the gradients of the picked log-probabilities and of the log-softmax.
 REST = 4

@@ -43,16 +43,11 @@ class Masks(NamedTuple):
 def pairs_of(name: str, root: Path, masks: list[Masks]) -> list[Pair]:
     """The samples of a labelled list with their masks; UserError if a label or mask is missing."""
     samples = lists.read(name, str(root), labels=True)
-    files = lists.mask_names(samples)
-    pairs = [
-        Pair(root / s.image, root / str(s.label), [m.folder / file for m in masks])
-        for s, file in zip(samples, files, strict=True)
+    columns = [lists.masks_in(m.folder, samples) for m in masks]
+    return [
+        Pair(root / s.image, root / str(s.label), list(files))
+        for s, *files in zip(samples, *columns, strict=True)
     ]
-    missing = [path for pair in pairs for path in pair.masks if not path.is_file()]
-    if missing:
-        raise UserError(f"{len(missing)} of {len(pairs) * len(masks)} masks of list {name} are missing, the first is "
-                        f"{missing[0]}; create them with infer_val.py")
-    return pairs
 
 
 def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tensor, list[float]]:

@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 
 from core import config
 from core.cli import UserError
-from core.files import read_yaml
+from core.files import find_files, read_yaml
 
 POINTS = 300  # per curve; longer curves are averaged into this many groups
 PROVENANCE = ("commit", "python", "torch", "torchvision", "numpy", "opencv", "device", "command", "weights", "plan")
@@ -28,7 +28,8 @@ def find(paths: list[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in paths:
-        below = [path] if (path / "metrics.jsonl").is_file() else [f.parent for f in path.rglob("metrics.jsonl")]
+        own = (path / "metrics.jsonl").is_file()
+        below = [path] if own else [file.parent for file in find_files(path, ("/metrics.jsonl",))]
         if not below:
             raise UserError(f"{path}: no metrics.jsonl in it or below it; expected a run's folder under logs/")
         # In training order.
@@ -67,10 +68,11 @@ def configuration(path: Path) -> CfgNode:
     content, cfg = read_yaml(path), config.defaults()
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a run's configuration")
-    for section, values in content.items():
-        for key, value in values.items() if isinstance(values, dict) and section in cfg else ():
-            if key in cfg[section]:
-                cfg[section][key] = value
+    for key in config.KEYS:
+        section, name = key.name.split(".")
+        values = content.get(section)
+        if isinstance(values, dict) and name in values:
+            cfg[section][name] = config.parse_value(key, values[name], str(path))
     return cfg
 
 

@@ -1,0 +1,193 @@
+"""What a command may write: one rule for files that are there already, and a record of what made a folder's files."""
+
+import io
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from core.cli import UserError
+from core.files import atomic_write, kind_of, read_bytes, remove, sweep, write_bytes
+
+MADE_BY = "made_by.json"
+MOST = 1_000_000  # bytes of it
+
+
+class OutputFile:
+    """A file that a command is asked to write. Checked before the work; written whole, or not at all, after it.
+
+    The rule: what is there already stays unless `force` replaces it; what the command itself reads stays in any case,
+    and so do folders and links. A pipe or a terminal is written to.
+
+    Args:
+        option: that named it, for messages.
+        path: the file.
+        force: it may replace a file.
+        inputs: files that the command reads, or writes beside this one.
+
+    Raises:
+        UserError: the rule forbids it, or the folder cannot be written to.
+    """
+
+    def __init__(self, option: str, path: str | Path, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+        self.path, self._replace = Path(path), force
+        self._name = f"{option} {path}"
+        try:
+            self._stream = _is_stream(self.path)
+            there = kind_of(self.path)
+        except OSError as error:
+            raise UserError(f"cannot write {self._name}: {error.strerror}") from None
+        if self._stream:
+            return
+        refuse_inputs(option, [self.path], inputs)
+        if there == "a file" and not force:
+            raise UserError(f"{self._name} already exists; --force replaces it, or choose another name")
+        if there not in ("", "a file"):
+            raise UserError(f"{self._name} is {there}, expected a file to write")
+        above = next(folder for folder in self.path.absolute().parents if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError(f"cannot write {self._name}: {above} is not a folder that may be written to")
+
+    def write(self, content: bytes) -> None:
+        """Write bytes; again if need be: what was written here before is replaced."""
+        self.save(lambda file: file.write(content))
+
+    def save(self, writer: Callable[[IO[bytes]], object]) -> None:
+        """Let a function write to the open file.
+
+        Raises:
+            UserError: the disk refuses, or another process has written the file since it was checked.
+        """
+        if self._stream:
+            self._send(writer)
+        else:
+            atomic_write(self.path, writer, replace=self._replace)
+            self._replace = True  # from now on it is our own
+
+    def _send(self, writer: Callable[[IO[bytes]], object]) -> None:
+        content = io.BytesIO()  # some writers go back in their file
+        writer(content)
+        try:
+            with open(self.path, "wb") as stream:
+                stream.write(content.getvalue())
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot write {self._name}: {error.strerror}") from None
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path leads to a pipe or a character device: /dev/stdout is a link to one."""
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
+
+
+def refuse_inputs(option: str, outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """UserError if an output, by whatever name, is a file that the command reads, or one that it writes elsewhere."""
+    outputs = list(outputs)
+    named, there = set(map(os.path.abspath, outputs)), {*map(_identity, outputs)} - {None}
+    for path in inputs if outputs else ():
+        if os.path.abspath(path) in named or (there and _identity(path) in there):
+            raise UserError(f"{option}: {path} would be replaced, which this very command uses; choose another")
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """What two names of one file have in common; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+class OutputFolder:
+    """A folder whose files have one maker, named in made_by.json; a file is its maker's if it is not older than that.
+
+    Args:
+        option: that named the folder, for messages.
+        path: the folder.
+        maker: whatever the files depend on beside their own inputs; plain values.
+    """
+
+    def __init__(self, option: str, path: str | Path, maker: Mapping[str, Any]) -> None:
+        self.option, self.path, self.record = option, Path(path), Path(path, MADE_BY)
+        self.maker = json.loads(json.dumps(maker))
+
+    def claim(self, files: Iterable[Path], force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
+        """Say in made_by.json who makes the files; any number of processes may, for one maker.
+
+        Args:
+            files: those to come.
+            force: files of another maker, or of none that is known, are removed.
+            inputs: files that the command reads.
+
+        Raises:
+            UserError: the folder, or one of the files, is of another maker; an input would be replaced.
+        """
+        files = list(files)
+        there = [path for path in files if os.path.lexists(path)]
+        refuse_inputs(self.option, there, inputs)
+        known = self._known()
+        if known not in (None, self.maker) and not force:
+            raise UserError(f"{self.option} {self.path} holds what was made otherwise ({self._difference(known)}): "
+                            "--force makes it again, or choose another folder")
+        foreign = [path for path in there if known != self.maker or not self.made(path)]
+        if foreign and not force:
+            raise UserError(f"{self.option} {self.path} holds {len(foreign)} of these files, first {foreign[0]}, and "
+                            f"no {MADE_BY} says what made them: --force makes them again, or choose another folder")
+        for path in foreign:
+            if kind_of(path) == "a file":
+                remove(path)
+        if known != self.maker:
+            self._write(replace=known is not None)
+        for folder in {self.path, *(path.parent for path in files)}:
+            sweep(folder)
+
+    def withdraw(self) -> None:
+        """Undo `claim` if no file has come of it, so that the folder is free for another maker."""
+        if not any(name != MADE_BY for _, _, names in os.walk(self.path) for name in names):
+            remove(self.record)
+            with suppress(OSError):  # it has folders
+                self.path.rmdir()
+
+    def made(self, path: Path) -> bool:
+        """Whether a file is there and, after `claim`, this maker's."""
+        try:
+            return path.is_file() and path.stat().st_mtime_ns >= self.record.stat().st_mtime_ns
+        except OSError:  # somebody removes it at this moment
+            return False
+
+    def _known(self) -> dict[str, Any] | str | None:
+        """The maker that is on record; None if there is no record, "" if it cannot be read."""
+        if not os.path.lexists(self.record):
+            return None
+        try:
+            known = json.loads(read_bytes(self.record, MOST))
+        except (UserError, ValueError, RecursionError):
+            return ""
+        return known if isinstance(known, dict) else ""
+
+    def _write(self, replace: bool) -> None:
+        content = (json.dumps(self.maker, indent=1) + "\n").encode()
+        try:
+            write_bytes(self.record, content, replace=replace)
+        except UserError:
+            if self._known() != self.maker:  # which another process may have written meanwhile
+                raise
+
+    def _difference(self, known: Any) -> str:
+        if not isinstance(known, dict):
+            return f"{MADE_BY} is damaged"
+        names = [name for name in {**known, **self.maker} if known.get(name) != self.maker.get(name)]
+        return ", ".join(f"{name} {_short(known.get(name))}, not {_short(self.maker.get(name))}" for name in names)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 16 else f"{text[:12]}..."

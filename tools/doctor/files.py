@@ -1,0 +1,163 @@
+"""Every image and label of a run's lists: decoded, compared, counted."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from yacs.config import CfgNode
+
+from core.alarms import label_findings
+from core.cli import UserError
+from core.metrics import class_counts
+from core.threads import parallel_map
+from datasets import images
+from datasets.labels import IGNORE, LabelSet
+from datasets.lists import Sample
+
+CONVERT = "make train IDs with tools/convert_train_ids.py --dataset "
+# Folders of converted labels, and what the raw labels that they come from have to be.
+RAW = {
+    "synthia/labels_cs/": ("synthia/GT/LABELS/", {(16, images.RGB)}, "16-bit RGB PNGs"),
+    "game/labels_cs/": ("game/labels/", {(8, images.PALETTE), (4, images.PALETTE), (8, images.GREY)}, "palette PNGs"),
+}
+SMALLEST = 32  # pixels; an image with a shorter side shows nothing
+
+
+class Report(NamedTuple):
+    """What was found."""
+
+    errors: list[str]
+    warnings: list[str]
+
+
+class Seen(NamedTuple):
+    """What was seen of one sample."""
+
+    errors: list[str]
+    classes: np.ndarray  # int64 [256], the label's pixels by value
+    size: tuple[int, int] | None  # H, W of the image; None: it cannot be used
+    blank: bool  # all of the image has one colour
+
+
+def check_sample(sample: Sample, root: Path, label_set: LabelSet) -> Seen:
+    """Decode an image and its label and compare them."""
+    errors, classes, image = [], np.zeros(256, np.int64), None
+    try:
+        image = images.read_image(root / sample.image)
+        if min(image.shape[:2]) < SMALLEST:
+            errors.append(f"{root / sample.image}: {size_of(image)} pixels; replace it, or remove its line")
+            image = None
+    except UserError as error:
+        errors.append(str(error))
+    if sample.label is not None:
+        path = root / sample.label
+        try:
+            check_kind(path)
+            label = images.read_label(path)
+            classes = class_counts(label)
+            errors += [f"{path}: {wrong}" for wrong in check_values(classes, label_set)]
+            if image is not None and image.shape[:2] != label.shape:
+                other = f"its image {root / sample.image} is {size_of(image)}"
+                errors.append(f"{path}: {size_of(label)}, but {other}; pair the right files")
+            check_raw(root, sample.label)
+        except UserError as error:
+            errors.append(str(error))
+    return Seen(errors, classes, image.shape[:2] if image is not None else None, image is not None and is_blank(image))
+
+
+def is_blank(image: np.ndarray) -> bool:
+    """Whether all pixels of an image uint8 [H,W,3] have one colour; most images differ in the first few."""
+    return all((part == image[0, 0]).all() for part in (image[::16, ::16], image))
+
+
+def size_of(pixels: np.ndarray) -> str:
+    """Width x height."""
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def check_kind(path: Path) -> None:
+    """UserError for a raw label, told by the header of a PNG; other files are left to the decoder."""
+    if path.suffix.lower() != ".png" or not path.is_file() or not path.stat().st_size:
+        return
+    depth, colour = images.kind(path.read_bytes(), path)
+    if (depth, colour) == (16, images.RGB):
+        raise UserError(f"{path}: a 16-bit RGB PNG, as SYNTHIA's raw labels are; {CONVERT}synthia")
+    if colour == images.PALETTE:
+        raise UserError(f"{path}: a palette PNG, as GTA5's raw labels are; {CONVERT}gta, or own")
+
+
+def check_values(classes: np.ndarray, label_set: LabelSet) -> Iterator[str]:
+    """What is wrong with the values of a label, counted in int64 [256]."""
+    outside = [int(v) for v in np.flatnonzero(classes[:IGNORE]) if v >= label_set.num_classes]
+    if not outside:
+        return
+    shown = ", ".join(map(str, outside[:6])) + (", ..." if len(outside) > 6 else "")
+    raw = set(label_set.raw_to_train) | (set(range(34)) if label_set.name == "cityscapes" else set())
+    allowed = f"train IDs are 0 to {label_set.num_classes - 1} and {IGNORE}"
+    if set(outside) <= raw:
+        yield f"raw label IDs ({shown}) where train IDs belong, {allowed}; {CONVERT}cs, gta or own"
+    else:
+        yield f"the values {shown} are no classes, {allowed}; is DATASET.CLASSES right?"
+
+
+def check_raw(root: Path, label: str) -> None:
+    """UserError if the raw label that a converted one comes from is there, but is not as published."""
+    for folder, (raw, kinds, words) in RAW.items():
+        path = root / label.replace(folder, raw)
+        if label.startswith(folder) and path.is_file():
+            depth, colour = images.kind(path.read_bytes(), path)
+            if (depth, colour) not in kinds:
+                found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')}"
+                raise UserError(f"{path}: {found}, but the raw labels there are {words}; get them again")
+
+
+def check_files(found: dict[str, list[Sample]], cfg: CfgNode, label_set: LabelSet, workers: int) -> Report:
+    """Every file of every list, each once."""
+    report, root = Report([], []), Path(cfg.DATASET.ROOT)
+    samples = dict.fromkeys(sample for entries in found.values() for sample in entries)
+    # Labels of the target only measure; where the first is not on the disk, training does without them all.
+    target = found.get(cfg.TRAIN.TARGET, [])
+    needless = target and cfg.TRAIN.TARGET not in cfg.VAL.LISTS
+    if needless and target[0].label and not (root / target[0].label).is_file():
+        report.warnings.append(f"{root / target[0].label} is not there: the target's labels are not needed, but "
+                               "without them nothing is measured on its views")
+        others = {s for name, entries in found.items() if name != cfg.TRAIN.TARGET for s in entries}
+        samples = dict.fromkeys(s if s in others else s._replace(label=None) for s in samples)
+    job = partial(check_sample, root=root, label_set=label_set)
+    seen = dict(zip(samples, parallel_map(job, list(samples), workers, "checking"), strict=True))
+    for one in seen.values():
+        report.errors.extend(one.errors)
+    by_image = {sample.image: one for sample, one in seen.items()}
+    for name, entries in found.items():
+        check_images(name, {s.image: by_image[s.image] for s in entries}, cfg, report)
+    check_source([seen[sample] for sample in found.get(cfg.TRAIN.TASK, ())], cfg, label_set, report)
+    return report
+
+
+def check_images(name: str, seen: dict[str, Seen], cfg: CfgNode, report: Report) -> None:
+    """What a list's images, by path, have in common that is odd."""
+    root, (height, width) = Path(cfg.DATASET.ROOT), cfg.DATASET.CROP_SIZE
+    blank = [image for image, one in seen.items() if one.blank]
+    if blank:
+        report.warnings.append(f"list {name}: {len(blank)} of {len(seen)} images are of one colour throughout, first "
+                               f"{root / blank[0]}; look at them")
+    small = [image for image, one in seen.items() if one.size and (one.size[0] < height or one.size[1] < width)]
+    if small and name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET):
+        first = seen[small[0]].size
+        report.warnings.append(
+            f"list {name}: {len(small)} of {len(seen)} images are smaller than DATASET.CROP_SIZE ({width}x{height}), "
+            f"first {root / small[0]} ({first[1]}x{first[0]}): they are padded or enlarged; choose a smaller crop")
+
+
+def check_source(seen: list[Seen], cfg: CfgNode, label_set: LabelSet, report: Report) -> None:
+    """What all labels of the source together teach."""
+    pixels = sum((one.classes for one in seen), np.zeros(256, np.int64))
+    useless = label_findings(pixels, label_set.names)
+    report.errors.extend(f"list {cfg.TRAIN.TASK}: {finding.text}" for finding in useless)
+    counted = [c for c in range(label_set.num_classes) if c not in cfg.VAL.IGNORE_CLASS]
+    never = [label_set.names[c] for c in counted if not pixels[c]]
+    if never and seen and not useless:
+        report.warnings.append(f"list {cfg.TRAIN.TASK}: no pixel of {', '.join(never)}; a class without labels is not "
+                               "learnt (VAL.IGNORE_CLASS leaves classes out)")
