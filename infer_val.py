@@ -1,6 +1,7 @@
 """Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
 
 import os
+import sys
 import zipfile
 from argparse import Namespace
 from collections import deque
@@ -50,7 +51,8 @@ def arguments() -> Namespace:
     add("--run", type=folder_name, metavar="NAME", help="run that --resume names a snapshot of")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
-    what.add_argument("--images", nargs="+", metavar="PATH", help="images, and folders of images")
+    what.add_argument("--images", nargs="+", metavar="PATH",
+                      help="images, and folders; - reads names from standard input, a line each")
     add("--mask-output-dir", required=True, metavar="DIR")
     add("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
         help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
@@ -143,6 +145,11 @@ def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[l
                             f"{root}, first: {missing[0]}; see DATASET.ROOT")
         return root, samples
     found: dict[str, None] = {}  # each once, in their order
+    if "-" in args.images:
+        named = [line for line in sys.stdin.read().splitlines() if line]
+        args.images = [x for name in args.images for x in (named if name == "-" else [name])]
+        if not args.images:
+            raise UserError("--images -: standard input names no image")
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
@@ -169,7 +176,8 @@ def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]
 def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: str) -> dict[str, Any]:
     """What a mask depends on beside its image."""
     return {
-        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student", "network": cfg.MODEL.ARCH,
+        "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student",
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
         "classes": dict(zip(label_set.names, label_set.colours, strict=True)), "raw_ids": dict(label_set.raw_to_train),
         "mean": cfg.DATASET.MEAN, "std": cfg.DATASET.STD, "precision": precision,
         "scales": args.scales, "flip": args.flip, "window": args.window,
@@ -202,6 +210,13 @@ def infer(
             future.result()
 
 
+def check_submission(args: Namespace, label_set: labels.LabelSet) -> None:
+    """UserError for a submission of other classes than the test server knows."""
+    if args.submission and label_set.names != labels.CITYSCAPES.names:
+        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
+                        f"DATASET.CLASSES = {label_set.name} are not; leave --submission out")
+
+
 def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks; UserError where some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
@@ -223,22 +238,25 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
+    check_submission(args, label_set)
     args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
     root, samples = find_images(args, cfg.DATASET.ROOT, output)
     names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
     masks = [path for name in names for path in output.paths(name)]
-    inputs = [args.resume, args.cfg, *(os.path.join(root, sample.image) for sample in samples)]
+    inputs = [args.resume, args.cfg, cfg.DATASET.CLASSES, *(os.path.join(root, sample.image) for sample in samples)]
     zipped = OutputFile("--submission", args.submission, args.force, inputs + masks) if args.submission else None
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     device = distributed.start(cfg.TRAIN.DEVICE)
     compute = Compute.of(cfg.TRAIN.PRECISION, device, compiled=cfg.TRAIN.COMPILE)
     folder = OutputFolder("--mask-output-dir", output.folder, maker(args, cfg, label_set, compute.precision))
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = load_network(
+        cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     if sha256(args.resume) != folder.maker["snapshot"]:
         raise UserError(f"{args.resume} was replaced while it was read; start again")
-    distributed.on_first(partial(folder.claim, masks, args.force, inputs))
+    beside = output.folder / labels.BESIDE_MASKS
+    distributed.on_first(partial(folder.claim, [*masks, beside], args.force, inputs))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
@@ -249,11 +267,12 @@ def main() -> None:
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
     try:
         folder.claim(())  # on other machines: their processes have read the same snapshot
+        labels.say_beside_masks(output.folder, label_set)
         if own:
             infer(args, own, root, output, predict)
     except UserError:
         if distributed.rank() == 0:
-            folder.withdraw()
+            folder.withdraw([beside])
         raise
     if distributed.rank() > 0:
         distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 WINDOW = 200  # consecutive iterations before a warning
 RARE = 20  # a class has vanished when it is absent this many times longer than usual
+START, FEW, RISE = 200, 10, 1.5  # the mean loss of a few iterations rises by this factor in the run's first ones
 SPARSE = 0.01  # labels with a smaller share of labelled pixels are a mistake
 
 
@@ -34,15 +35,19 @@ class Alarms:
             "all": 0,  # consecutive iterations with pseudo labels almost everywhere
             "entropy": 0.0,  # the largest entropy of the class prior so far
             "first": {},  # mIoU of the first validation, by list
+            "losses": [],  # of the source, in the first iterations and in the latest
         }
 
-    def step(self, kept: float, seen: Sequence[bool], chi: Sequence[float] | None) -> list[Finding]:
+    def step(
+        self, kept: float, seen: Sequence[bool], chi: Sequence[float] | None, loss: float | None = None
+    ) -> list[Finding]:
         """Check an iteration of SAC; returns new warnings.
 
         Args:
             kept: share of pixels that have a pseudo label, 0 ... 1.
             seen: [C], whether the class occurs among the pseudo labels.
             chi: the class prior χ [C], if it has been read.
+            loss: the cross-entropy on the source, if there is any.
         """
         m = self.memory
         m["steps"] += 1
@@ -62,7 +67,21 @@ class Alarms:
         found += self._vanished(seen)
         if chi is not None:
             found += self._collapsed(chi)
+        if loss is not None and m["steps"] <= START:
+            found += self._rises(loss)
         return self._new(found)
+
+    def _rises(self, loss: float) -> list[Finding]:
+        """The source's loss, which the student has learnt already, tells of a start that is too rough."""
+        losses = self.memory.setdefault("losses", [])
+        losses[:] = losses[:FEW] + [*losses[FEW:], loss][-FEW:]
+        before, now = sum(losses[:FEW]) / FEW, sum(losses[FEW:]) / FEW
+        if len(losses) < 2 * FEW or now < RISE * before:
+            return []
+        return [Finding("rise", (
+            f"the loss on the source has risen from {before:.2f} in the first {FEW} iterations to {now:.2f}: the start "
+            "is too rough for what the student has learnt. Let the target's loss rise slowly (MODEL.LR_TARGET_RAMP, "
+            "such as 1000), and the learning rates too (MODEL.WARMUP_ITER)"))]
 
     def _vanished(self, seen: Sequence[bool]) -> list[Finding]:
         m, found = self.memory, []

@@ -10,20 +10,22 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from core import config, distributed, optim
+from core import config, distributed, optim, resume
 from core.cli import UserError
 from core.compute import Compute, Inputs
 from core.log import Log
-from core.steps import BaselineStep, Method, SACStep
+from core.recompute import recompute
+from core.steps import BaselineStep, Method, SACStep, no_change
 from core.threads import cores
 from core.validation import Validation
 from datasets import Data, check_shared_memory, labels, target_images
 from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
-from models import build
+from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
+SOURCE_ONLY = "no BatchNorm: this baseline is trained on the source only"
 MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
 
 
@@ -93,7 +95,7 @@ def constants(cfg: CfgNode) -> Method:
         net_momentum=model.NET_MOMENTUM, net_momentum_iter=model.NET_MOMENTUM_ITER,
         stat_momentum=model.STAT_MOMENTUM, fusion=model.CONF_POOL if model.CONF_POOL_ON else "",
         upper=model.RUN_CONF_UPPER, lower=model.RUN_CONF_LOWER, beta=model.THRESHOLD_BETA,
-        discount=model.CONF_DISCOUNT, loss=model.LOSS, focal_p=model.FOCAL_P,
+        discount=model.CONF_DISCOUNT, loss=model.LOSS, focal_p=model.FOCAL_P, ramp=model.LR_TARGET_RAMP,
     )
 
 
@@ -107,25 +109,39 @@ def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineSte
         init: file of ImageNet weights, or "" for random ones.
     """
     student = _network(cfg, compute, classes, init)
+    if cfg.TRAIN.CHECKPOINT:
+        recompute(student)
     model = cfg.MODEL
     optimiser = optim.build_optimiser(
-        student, model.OPT, model.LR, model.MOMENTUM, model.OPT_NESTEROV, model.WEIGHT_DECAY, model.BETA1)
+        student, model.OPT, model.LR, model.MOMENTUM, model.OPT_NESTEROV, model.WEIGHT_DECAY, model.BETA1,
+        model.LAYER_DECAY)
     if not cfg.MODEL.BASELINE:
         network = SAC(student, _network(cfg, compute, classes, ""), classes).to(compute.device)
-        return SACStep(network, optimiser, compute, constants(cfg))
-    return BaselineStep(student, optimiser, compute)
+        return SACStep(network, optimiser, compute, constants(cfg), model.CLIP_GRAD)
+    return BaselineStep(student, optimiser, compute, model.CLIP_GRAD)
+
+
+def rates(
+    cfg: CfgNode, optimiser: torch.optim.Optimizer, progress: resume.Progress, per_epoch: int
+) -> Callable[[int], None]:
+    """What sets the learning rates of the run, whose length does not depend on where it is."""
+    if cfg.MODEL.SCHEDULE == "constant" and not cfg.MODEL.WARMUP_ITER:
+        return no_change
+    total = progress.step + (cfg.TRAIN.NUM_EPOCHS - progress.epoch) * per_epoch - progress.iteration
+    return optim.Rates(optimiser, cfg.MODEL.SCHEDULE, cfg.MODEL.WARMUP_ITER, total)
 
 
 def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Module:
-    network = build(cfg.MODEL.ARCH, classes, init).to(compute.device, memory_format=torch.channels_last)
-    if not cfg.MODEL.BASELINE or distributed.size() == 1:
+    network = build(cfg.MODEL.ARCH, classes, init, **config.network_options(cfg))
+    network = network.to(compute.device, memory_format=torch.channels_last)
+    if not cfg.MODEL.BASELINE or distributed.size() == 1 or not has_batchnorm(network):
         return network
-    if compute.device.type != "cuda" and any(isinstance(m, nn.BatchNorm2d) for m in network.modules()):
+    if compute.device.type != "cuda":
         raise UserError(
             f"the baseline needs synchronised BatchNorm over its {distributed.size()} processes, which torch has "
             "for CUDA only: use one process on the CPU"
         )
-    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return synchronised(network)
 
 
 def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
@@ -151,7 +167,8 @@ def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
-        "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ARCH, "num_epochs": cfg.TRAIN.NUM_EPOCHS,
+        "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
+        "num_epochs": cfg.TRAIN.NUM_EPOCHS,
     }
 
 
@@ -175,8 +192,10 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     )
 
 
-def introduce(cfg: CfgNode, data: Data, compute: Compute, log: Log) -> None:
+def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) -> None:
     """Say what a run is about to do."""
+    if cfg.MODEL.BASELINE and not step.adapts:
+        log.say(SOURCE_ONLY)
     if data.missing:
         log.say(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
     if not data.lists:
@@ -186,7 +205,7 @@ def introduce(cfg: CfgNode, data: Data, compute: Compute, log: Log) -> None:
     if data.select and (trained := data.trained_on(data.select)):
         log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
                  "images choose a snapshot (VAL.SELECT names another list)")
-    log.say(plan(cfg, compute, data.workers, data.seed))
+    log.say(plan(cfg, step.compute, data.workers, data.seed))
     if (machines := distributed.machines()) > 1:
         log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "
                 "first alone reads the snapshot to start from, and writes snapshots and logs")

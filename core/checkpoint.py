@@ -178,7 +178,8 @@ def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Pat
 def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], path: str | Path) -> bool:
     own = optimiser.state_dict()
     sizes = [[len(g.get("params", ())) for g in d["param_groups"]] for d in (own, saved)]
-    buffers = ("exp_avg", "exp_avg_sq") if isinstance(optimiser, torch.optim.Adam) else ("momentum_buffer",)
+    adam = isinstance(optimiser, (torch.optim.Adam, torch.optim.AdamW))
+    buffers = ("exp_avg", "exp_avg_sq") if adam else ("momentum_buffer",)
     if sizes[0] != sizes[1] or not all(name in state for state in saved["state"].values() for name in buffers):
         return False
     parameters = [p for group in optimiser.param_groups for p in group["params"]]

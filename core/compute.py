@@ -1,18 +1,22 @@
 """The device: batches come to it and are normalised; networks run on it in some precision and by micro-batches."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from core import distributed
+from core.cli import UserError
 from datasets.iterations import Iteration
 from datasets.source import ImageBatch, SourceBatch
 from datasets.target import TargetBatch
 from datasets.transforms import normalise
 
+# What torch's scaler keeps.
+SCALER = {
+    "scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int, "_growth_tracker": int}
 Statistics = tuple[Sequence[float], Sequence[float]]  # mean and deviation of red, green, blue, in 0 ... 1
 
 
@@ -25,13 +29,16 @@ class Compute:
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
         tf32: let the GPU's convolutions, which only networks have, round their inputs to TF32.
+        float16: autocast to float16 in the place of bfloat16, with losses scaled so that no gradient becomes 0.
     """
 
     def __init__(
-        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, tf32: bool = False
+        self, device: torch.device, bfloat16: bool, micro_batch: int = 0, compiled: bool = False, tf32: bool = False,
+        float16: bool = False,
     ) -> None:
         self.device, self.bfloat16, self.micro_batch, self.compiled = device, bfloat16, micro_batch, compiled
-        self.precision = "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
+        self.precision = "float16" if float16 else "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=float16)
         if device.type == "cuda":
             # torch allows it by default. The mathematics' matrix products (affine_grid's) stay exact in any case.
             torch.backends.cudnn.allow_tf32 = tf32
@@ -40,7 +47,37 @@ class Compute:
     def of(cls, precision: str, device: torch.device, micro_batch: int = 0, compiled: bool = False) -> "Compute":
         """From TRAIN.PRECISION; TF32 is float32 where the device has none."""
         tf32 = precision == "tf32" and device.type == "cuda"
-        return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32)
+        return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32, precision == "float16")
+
+    def state(self) -> dict[str, Any]:
+        """What a snapshot needs of it, as plain values."""
+        return {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
+
+    def restore(self, state: Mapping[str, Any], path: str) -> None:
+        """Take over what a run has kept by `state` in the snapshot `path`, as far as it is needed now.
+
+        Raises:
+            UserError: it makes no sense.
+        """
+        if self.scaler.is_enabled() and "scaler" in state:
+            try:
+                self.scaler.load_state_dict({name: kind(state["scaler"][name]) for name, kind in SCALER.items()})
+            except (KeyError, TypeError, ValueError):
+                raise UserError(f"{path} is damaged: its entry 'scaler' makes no sense; start from an earlier snapshot "
+                                "with --resume and another --run") from None
+
+    def take_step(self, optimiser: torch.optim.Optimizer, clip: float) -> None:
+        """Move the parameters along their gradients, which are complete.
+
+        Args:
+            optimiser: of the parameters.
+            clip: the largest norm of all gradients together; 0 = any.
+        """
+        self.scaler.unscale_(optimiser)
+        if clip:
+            nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
+        self.scaler.step(optimiser)
+        self.scaler.update()
 
     def too_much(self, totals: Sequence[int]) -> str:
         """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
@@ -53,7 +90,8 @@ class Compute:
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        kind = torch.float16 if self.precision == "float16" else torch.bfloat16
+        with torch.autocast(self.device.type, kind, enabled=self.precision.endswith("16")):
             logits = network(image, seeds)
         return logits.float()
 

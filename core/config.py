@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from core import values
 from core.cli import UserError
 from core.files import read_yaml
-from models import NETWORKS
+from models import NETWORKS, TIMM
 from models.consistency import LOSSES, POOLS
 
 
@@ -69,9 +69,12 @@ KEYS = (
     Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
     Key("TRAIN.NUM_GROUPS", 4, IMAGES, "N: target images per iteration, over all processes"),
     Key("TRAIN.GROUP_SIZE", 2, IMAGES, "T: views of each target image"),
-    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "tf32", "bfloat16")), "precision of the networks "
-        "only; tf32 = float32 whose convolutions may use TF32; auto = bfloat16 on GPUs that support it, else float32"),
+    Key("TRAIN.PRECISION", "auto", _one_of(("auto", "float32", "tf32", "bfloat16", "float16")), "precision of the "
+        "networks only; tf32 = float32 whose convolutions may use TF32; auto = bfloat16 on GPUs that support it, else "
+        "float32; float16, for other GPUs, scales the losses"),
     Key("TRAIN.MICRO_BATCH", 0, IMAGES0, "images per forward pass, on each process; 0 = all at once"),
+    Key("TRAIN.CHECKPOINT", False, ANY, "compute the student's activations again in the backward pass, "
+        "instead of keeping them: the same gradients, less memory, more time"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),
     Key("TRAIN.SNAPSHOT_ITER", 500, COUNT,
@@ -119,17 +122,31 @@ KEYS = (
         "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
     Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
     Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "standard deviation of the target images (Cityscapes)"),
-    Key("MODEL.ARCH", "deeplabv2_resnet101", _one_of(NETWORKS), "the network"),
+    Key("MODEL.ARCH", "deeplabv2_resnet101", Rule(" | ".join((*NETWORKS, TIMM)), lambda v: v in NETWORKS or v == TIMM),
+        "the network; timm = MODEL.ENCODER with a light head (docs/encoders.md)"),
+    Key("MODEL.ENCODER", "", ANY, "name of the encoder in the package timm; needs MODEL.ARCH timm"),
+    Key("MODEL.PATCH_SIZE", 0, _from(0, 64, "a whole number"), "pixels of a patch of MODEL.ENCODER; 0 = as published"),
+    Key("MODEL.DROP_PATH", 0.0, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1),
+        "rate of stochastic depth in the last block of MODEL.ENCODER; the blocks before it have less"),
     Key("MODEL.INIT_MODEL", "", ANY, "file with the ImageNet weights to start from; empty = random weights"),
     Key("MODEL.BASELINE", False, ANY, "True: the ABN baseline; False: SAC"),
-    Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam")), "the optimiser"),
+    Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam", "AdamW")), "the optimiser; AdamW: betas 0.9 and 0.999, biases "
+        "at the rate of weights, no decay of norms, biases, tokens, position embeddings"),
     Key("MODEL.OPT_NESTEROV", False, ANY, "SGD with Nesterov momentum"),
     Key("MODEL.LR", 3e-4, AT_LEAST0,
         "learning rate of pretrained weights; biases x2, new layers x10, their biases x20"),
     Key("MODEL.MOMENTUM", 0.9, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "momentum of SGD"),
     Key("MODEL.BETA1", 0.5, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "first beta of Adam"),
+    Key("MODEL.LAYER_DECAY", 1.0, _from(0.01, 1), "AdamW: every layer of MODEL.ENCODER has this share of the next "
+        "one's learning rate"),
+    Key("MODEL.SCHEDULE", "constant", _one_of(("constant", "poly")), "learning rates; poly = down to 0 at "
+        "the end of TRAIN.NUM_EPOCHS, as (1 - share of the way)^0.9"),
+    Key("MODEL.WARMUP_ITER", 0, COUNT0, "iterations over which the learning rates first rise to their values"),
+    Key("MODEL.CLIP_GRAD", 0.0, _from(0, 10**6), "largest norm of all gradients together; 0 = any"),
     Key("MODEL.WEIGHT_DECAY", 1e-5, AT_LEAST0, "weight decay, except for biases"),
     Key("MODEL.LR_TARGET", 1.0, AT_LEAST0, "weight of the target loss L_t relative to the source loss"),
+    Key("MODEL.LR_TARGET_RAMP", 0, COUNT0,
+        "iterations over which the weight of the target loss rises from 0 to LR_TARGET at the start of SAC"),
     Key("MODEL.STAT_MOMENTUM", 0.99, SHARE, "γ_χ: momentum of the class prior χ"),
     Key("MODEL.NET_MOMENTUM", 0.99, SHARE, "γ_ψ: momentum of the teacher"),
     Key("MODEL.NET_MOMENTUM_ITER", 100, COUNT, "iterations between updates of the teacher"),
@@ -247,6 +264,15 @@ def _check_together(cfg: CfgNode) -> None:
             f"MODEL.RUN_CONF_LOWER = {model.RUN_CONF_LOWER} is larger than "
             f"MODEL.RUN_CONF_UPPER = {model.RUN_CONF_UPPER}"
         )
+    if (model.ARCH == TIMM) != (model.ENCODER != ""):
+        raise UserError(f"MODEL.ARCH = {model.ARCH}, MODEL.ENCODER = {model.ENCODER!r}: an encoder's name and "
+                        f"MODEL.ARCH {TIMM} need each other")
+    if model.ARCH != TIMM and (model.PATCH_SIZE or model.DROP_PATH):
+        raise UserError(f"MODEL.PATCH_SIZE and MODEL.DROP_PATH need MODEL.ARCH {TIMM}, not {model.ARCH}")
+    if model.LAYER_DECAY != 1 and (model.ARCH != TIMM or model.OPT != "AdamW"):
+        raise UserError(f"MODEL.LAYER_DECAY = {model.LAYER_DECAY} needs MODEL.ARCH {TIMM} and MODEL.OPT AdamW")
+    if cfg.TRAIN.CHECKPOINT and cfg.TRAIN.COMPILE:
+        raise UserError("TRAIN.CHECKPOINT and TRAIN.COMPILE exclude each other: choose one of them")
     if model.ARCH == "fcn_vgg16_bn" and any(side % 32 for side in data.CROP_SIZE):
         raise UserError(f"DATASET.CROP_SIZE = {data.CROP_SIZE}: fcn_vgg16_bn needs sides divisible by 32")
     if model.OPT_NESTEROV and (model.OPT != "SGD" or model.MOMENTUM == 0):
@@ -265,6 +291,14 @@ def check_processes(cfg: CfgNode, processes: int) -> None:
             f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
             f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
         )
+
+
+def network_options(cfg: CfgNode) -> dict[str, Any]:
+    """What `models.build` needs to know of a network beside its name."""
+    model = cfg.MODEL
+    if model.ARCH != TIMM:
+        return {}
+    return {"encoder": model.ENCODER, "patch_size": model.PATCH_SIZE, "drop_path": model.DROP_PATH}
 
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:

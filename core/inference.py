@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ OVERLAP = 1 / 3  # of neighbouring windows
 SMALLEST = 8  # pixels of a side that every network takes
 
 
-def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = False) -> nn.Module:
-    """The student, or the teacher, of a snapshot, in evaluation mode.
+def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = False, **options: Any) -> nn.Module:
+    """The student, or the teacher, of a snapshot, in evaluation mode; arch and options as in `models.build`.
 
     Raises:
         UserError: the snapshot cannot be read, is another network's, or has no teacher.
@@ -29,8 +30,8 @@ def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = Fal
     weights = checkpoint.part(model, prefix)
     if teacher and not (weights and checkpoint.has_teacher(model)):
         raise UserError(f"{snapshot} has no teacher; leave --teacher out, or name a snapshot of SAC")
-    network = build(arch, num_classes)
-    checkpoint.load_into(network, weights, snapshot, arch)
+    network = build(arch, num_classes, **options)
+    checkpoint.load_into(network, weights, snapshot, options.get("encoder", arch))
     return network.eval()
 
 

@@ -78,7 +78,8 @@ class StepLog:
             seen = row.pop("seen", None)
             self.log.step({"kind": "step", **entry.position, **row, "images_per_second": self.images / each})
             if seen is not None:
-                found = self.alarms.step(row["kept"], seen, prior if entry is entries[-1] else None)
+                last_prior = prior if entry is entries[-1] else None
+                found = self.alarms.step(row["kept"], seen, last_prior, row.get("loss_ce"))
                 for finding in found:
                     self.log.warning({**entry.position, **finding._asdict()})
         if last["iter"] % CURVES == 0:

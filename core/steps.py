@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from core import distributed
 from core.compute import Compute, Images, Source, Views
-from models import consistency
+from models import consistency, has_batchnorm
 from models.sac import SAC
 
 Values = dict[str, Tensor]  # what an iteration returns, without gradient and over all processes
@@ -39,12 +40,16 @@ class Method:
     discount: bool  # MODEL.CONF_DISCOUNT
     loss: str  # MODEL.LOSS
     focal_p: float  # λ, MODEL.FOCAL_P
+    ramp: int = 0  # MODEL.LR_TARGET_RAMP
 
 
-def descend(loss_of: Callable[[slice], Tensor], parts: Iterable[slice], total: int, weight: float = 1.0) -> Tensor:
+def descend(
+    compute: Compute, loss_of: Callable[[slice], Tensor], parts: Iterable[slice], total: int, weight: float = 1.0
+) -> Tensor:
     """Add the gradient of weight · L to the parameters', one micro-batch after the other.
 
     Args:
+        compute: scales the loss where its precision needs that.
         loss_of: the mean loss of some of this process's images, with gradient.
         parts: the micro-batches, at least one; a process without images has an empty one.
         total: images over all processes; L is the mean over them.
@@ -56,7 +61,7 @@ def descend(loss_of: Callable[[slice], Tensor], parts: Iterable[slice], total: i
     losses = []
     for part in parts:
         share = loss_of(part) * ((part.stop - part.start) / total)
-        (weight * share).backward()
+        compute.scaler.scale(weight * share).backward()
         losses.append(share.detach() if part.stop > part.start else torch.zeros_like(share))  # no mean of nothing
     return torch.stack(losses).sum()
 
@@ -68,7 +73,11 @@ def descend_source(network: nn.Module, compute: Compute, source: Source, largest
         logits = compute.logits(network, source.image[part], source.seeds[part])
         return consistency.source_loss(logits, source.label[part])
 
-    return descend(loss_of, compute.slices(len(source.image), largest), source.total)
+    return descend(compute, loss_of, compute.slices(len(source.image), largest), source.total)
+
+
+def no_change(done: int) -> None:
+    """The learning rates of a step, until it is given others (core/optim.py:Rates)."""
 
 
 class BaselineStep:
@@ -78,27 +87,34 @@ class BaselineStep:
         student: the network; with SyncBatchNorm where there are several processes.
         optimiser: of its parameters.
         compute: how it runs.
+        clip: MODEL.CLIP_GRAD.
     """
 
     class_prior = None
 
-    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute) -> None:
-        self.student, self.optimiser, self.compute = student, optimiser, compute
+    def __init__(self, student: nn.Module, optimiser: torch.optim.Optimizer, compute: Compute, clip: float = 0) -> None:
+        self.student, self.optimiser, self.compute, self.clip = student, optimiser, compute, clip
         self.network = nn.ModuleDict({"backbone": student})  # under its published name
         self.called = compute.called(student)
+        self.adapts, self.rates = has_batchnorm(student), no_change  # without BatchNorm the target moves nothing
 
-    def __call__(self, source: Source, target: Images, iteration: int) -> Values:
+    def __call__(self, source: Source, target: Images, iteration: int, done: int = 0) -> Values:
         """Cross-entropy on the source and a step; then the target moves BatchNorm's running statistics."""
         self.student.train()
+        self.rates(done)
         self.optimiser.zero_grad(set_to_none=True)
-
         loss = descend_source(self.called, self.compute, source, distributed.most_of(source.total))
         distributed.sum_gradients(self.student.parameters())
-        self.optimiser.step()
-        with torch.no_grad():
-            for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
-                self.compute.logits(self.called, target.image[part])
+        self.compute.take_step(self.optimiser, self.clip)
+        if self.adapts:
+            self.adapt(target)
         return distributed.totals({"loss_ce": loss})
+
+    @torch.no_grad()
+    def adapt(self, target: Images) -> None:
+        """Adaptive BatchNorm: a pass over the target, for its statistics alone."""
+        for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
+            self.compute.logits(self.called, target.image[part])
 
 
 class SACStep:
@@ -109,20 +125,25 @@ class SACStep:
         optimiser: of the student's parameters.
         compute: how the networks run.
         constants: of the method.
+        clip: MODEL.CLIP_GRAD.
     """
 
-    def __init__(self, network: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method) -> None:
+    def __init__(
+        self, network: SAC, optimiser: torch.optim.Optimizer, compute: Compute, constants: Method, clip: float = 0.0
+    ) -> None:
         self.network, self.optimiser, self.compute, self.constants = network, optimiser, compute, constants
-        self.student, self.class_prior = network.backbone, network.running_conf  # χ [C]
+        self.student, self.class_prior, self.clip = network.backbone, network.running_conf, clip  # χ [C]
         self.called, self.teacher = compute.called(network.backbone), compute.called(network.slow_net)
+        self.rates = no_change
 
-    def __call__(self, source: Source | None, views: Views, iteration: int) -> Values:
+    def __call__(self, source: Source | None, views: Views, iteration: int, done: int = 0) -> Values:
         """One optimiser step on L_s + LR_TARGET · L_t.
 
         Args:
             source: this process's source images; None with TARGET_ONLY.
             views: this process's views of the target images.
             iteration: i, from 0 in each epoch.
+            done: iterations of the run before this one.
 
         Returns:
             loss_ce, self_ce, kept (share of pixels with a pseudo label), seen [C] (> 0 for the classes among the pseudo
@@ -130,15 +151,17 @@ class SACStep:
         """
         c, moved, values = self.constants, {}, {}
         self.network.train()
+        self.rates(done)
         self.optimiser.zero_grad(set_to_none=True)
         if source is not None:
             values["loss_ce"] = descend_source(self.called, self.compute, source)  # 4.1
         if iteration % c.net_momentum_iter == 0:
             moved["teacher_diff"] = self.network.update_teacher(c.net_momentum, c.beta)  # 4.4
         pseudo = self.label(views)  # 4.5 to 4.8
-        values["self_ce"] = self.descend_target(views, pseudo)  # 4.3 and 4.9
+        weight = c.lr_target * min(1.0, done / c.ramp) if c.ramp else c.lr_target
+        values["self_ce"] = self.descend_target(views, pseudo, weight)  # 4.3 and 4.9
         distributed.sum_gradients(self.student.parameters())
-        self.optimiser.step()  # 4.10
+        self.compute.take_step(self.optimiser, self.clip)  # 4.10
         values["kept"] = (pseudo.label != consistency.IGNORE).sum() / (views.total * pseudo.label[:1].numel())
         values["seen"] = classes_in(pseudo.label, len(self.class_prior))
         return distributed.totals(values) | moved
@@ -173,8 +196,8 @@ class SACStep:
         """Section 4.5: the teacher's logits at stride 8 of x [n,3,H,W] -> [n,C,h,w]."""
         return torch.cat([self.compute.logits(self.teacher, clean[part]) for part in self.compute.slices(len(clean))])
 
-    def descend_target(self, views: Views, pseudo: PseudoLabels) -> Tensor:
-        """Sections 4.3 and 4.9: the gradient of LR_TARGET · L_t."""
+    def descend_target(self, views: Views, pseudo: PseudoLabels, weight: float) -> Tensor:
+        """Sections 4.3 and 4.9: the gradient of weight · L_t; weight is LR_TARGET, less during its ramp."""
         c, n = self.constants, len(views.noisy)
         w = consistency.pixel_weight(pseudo.confidence, c.loss)  # None, [n,H,W] or [1,H,W]
         if c.loss == "focal_ce_conf_batch":  # the mean over all processes' views
@@ -185,7 +208,7 @@ class SACStep:
             own = w[part] if c.loss == "focal_ce_conf" else w
             return consistency.focal_loss(logits, pseudo.label[part], self.class_prior, c.focal_p, own)
 
-        return descend(loss_of, self.compute.slices(n), views.total, c.lr_target)
+        return descend(self.compute, loss_of, self.compute.slices(n), views.total, weight)
 
 
 def classes_in(label: Tensor, num_classes: int) -> Tensor:
@@ -221,4 +244,4 @@ def whole_images(logits: Tensor, views: Views, group_size: int) -> Iterator[Whol
     for start in range(first - first % group_size, first + n, group_size):
         a, b = max(start, first), min(start + group_size, first + n)  # this process's views of the image
         whole = slice(start - offset, start - offset + group_size)
-        yield WholeImage(*(x[whole] for x in tensors), slice(a - start, b - start), slice(a - first, b - first))
+        yield WholeImage(*map(itemgetter(whole), tensors), slice(a - start, b - start), slice(a - first, b - first))

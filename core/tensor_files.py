@@ -28,7 +28,7 @@ class _Refused(Exception):
 
 
 def read(path: str | Path, what: str, advice: str) -> Any:
-    """What torch.save wrote: plain values, NumPy scalars and dense tensors, on the CPU.
+    """What torch.save wrote: plain values, NumPy scalars and dense tensors, on the CPU; or a .safetensors file.
 
     Args:
         path: the file.
@@ -44,16 +44,31 @@ def read(path: str | Path, what: str, advice: str) -> Any:
         raise UserError(f"{what} {path} {found}; {advice}")
     try:
         with open(path, "rb") as file:
-            _check_archive(file)
-            with _numpy_scalars(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # torch warns of what is refused in one line below
-                content = torch.load(file, map_location="cpu", weights_only=True)
+            content = _safetensors(file) if str(path).endswith(".safetensors") else _saved(file)
         _check_tensors(content)
+    except UserError:
+        raise
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror or error}; {advice}") from None
     except Exception as error:  # torch raises whatever a broken file causes, from KeyError to MemoryError
         raise UserError(f"{what} {path} {_reason(error)}; {advice}") from None
     return content
+
+
+def _saved(file: IO[bytes]) -> Any:
+    _check_archive(file)
+    with _numpy_scalars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of what is refused in one line by `read`
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _safetensors(file: IO[bytes]) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load
+    except ImportError:
+        raise UserError(f"{file.name} needs the package safetensors: pip install -r requirements-encoders.txt"
+                        ) from None
+    return load(file.read())
 
 
 def _check_archive(file: IO[bytes]) -> None:

@@ -50,26 +50,26 @@ class Trainer:
         # A run that continues is locked before it is read; a new one leaves no trace before everything is checked.
         lock = distributed.on_first(folder.lock) if origin.own else None
         torch.manual_seed(seed)
-        compute = build.compute(cfg, device)
-        self.step = build.step(cfg, compute, label_set.num_classes, origin.init)
+        self.step = build.step(cfg, build.compute(cfg, device), label_set.num_classes, origin.init)
         begun = resume.begin(origin, folder, self.step.network, self.step.optimiser, self.identity)
-        self.written = begun.own is not None  # whether there is a last.pth, on the first process's disk
         self.progress, self.lock = begun.progress, lock if origin.own else distributed.on_first(folder.lock)
         self.best.begin(begun.own and begun.own["kept"])
         if begun.own is not None:
             self.alarms.memory, self.tally.files = begun.own["alarms"], self.tally.files | begun.own["skipped"]
+            self.step.compute.restore(begun.own, str(folder.last))
+        self.step.rates = build.rates(cfg, self.step.optimiser, self.progress, self.data.iterations.per_epoch)
         distributed.on_first(partial(self.log.begin, self.progress.step, begun.own and begun.own["log"]))
         self.inputs = build.inputs(cfg, device, seed)
         sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
         self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
         self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)
-        self.told = {"classes": list(label_set.names), "origin": provenance(device)}  # in snapshots, for people
+        self.told = {"classes": list(label_set.names), "colours": list(label_set.colours), "origin": provenance(device)}
         self.entries: list[Entry] = []  # iterations that have not been read yet
         self.read_at, self.batches = time.monotonic(), iter(())
         distributed.on_first(partial(write_bytes, folder.logs / "config.yaml", self.identity["config"].encode()))
         for line in (*(f"{k}: {v}" for k, v in self.told["origin"].items()), *(notes or []), *begun.lines):
             self.log.say(line)
-        build.introduce(cfg, self.data, compute, self.log)
+        build.introduce(cfg, self.data, self.step, self.log)
 
     def fit(self) -> None:
         """Train until NUM_EPOCHS, MAX_ITER or a signal; in each case everything is written."""
@@ -87,7 +87,8 @@ class Trainer:
         except Stopped as reason:
             self.log.say(f"{reason} after {p.step} iterations; {last} is written: the same command resumes from there")
         except Exception as error:
-            advice = f"the same command resumes from {last}" if self.written else "no snapshot has been written yet"
+            there = last.exists() or distributed.rank()  # on the first process's disk
+            advice = f"the same command resumes from {last}" if there else "no snapshot has been written yet"
             self.log.note(f"ended by {type(error).__name__}: {error}; {advice}")
             if isinstance(error, torch.OutOfMemoryError):
                 raise UserError(f"{self.step.compute.too_much(self.inputs.totals)}; {advice}") from error
@@ -115,7 +116,7 @@ class Trainer:
     def train_on(self, batch: Iteration) -> None:
         """One iteration."""
         p = self.progress
-        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration)
+        values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration, p.step)
         p.iteration, p.step = p.iteration + 1, p.step + 1
         position, index = {"epoch": p.epoch + 1, "iter": p.step}, batch.source and batch.source.index
         files = partial(self.data.iterations.files, index, batch.target.index)
@@ -159,8 +160,7 @@ class Trainer:
             self.save_last()
         if p.validated:
             return
-        position = {"epoch": p.epoch, "iter": p.step}
-        scores = self.validation.measure(self.step, position, views, lists, self.alarms)
+        scores = self.validation.measure(self.step, {"epoch": p.epoch, "iter": p.step}, views, lists, self.alarms)
         p.validated = True
         score = scores.get(self.data.select, math.nan)
         distributed.on_first(lambda: self.best.offer(score, p.epoch, self.state()))
@@ -168,13 +168,13 @@ class Trainer:
         distributed.on_first(self.best.tidy)
 
     def state(self) -> dict[str, Any]:
-        """A snapshot."""
-        own = {**self.identity, **self.told, "alarms": self.alarms.memory, "skipped": self.tally.files,
-               "kept": [list(entry) for entry in self.best.kept], "log": self.log.position(self.progress.step)}
+        """A snapshot; what is told in it is for people and core/segment.py."""
+        own = {**self.identity, **self.told, **self.step.compute.state(), "alarms": self.alarms.memory,
+               "skipped": self.tally.files, "kept": [list(entry) for entry in self.best.kept],
+               "log": self.log.position(self.progress.step)}
         return resume.snapshot(self.progress, self.step.network, self.step.optimiser, self.best.score, own)
 
     def save_last(self) -> None:
         """Write last.pth; the log up to here is on the disk before it."""
         self.read()
         distributed.on_first(lambda: checkpoint.save(self.folder.last, self.state()))
-        self.written = True

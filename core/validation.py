@@ -133,7 +133,8 @@ class Validation:
 
     def _panel(self, name: str, rows: list, position: dict[str, int]) -> None:
         if rows and self.log.active:
-            self.log.picture(name, visual.panel(rows, self.picture), position["iter"])
+            headings = name.rpartition("/")[2].split("_")
+            self.log.picture(name, visual.panel(rows, self.picture, headings=headings), position["iter"])
 
     def _report(self, matrix: ConfusionMatrix, name: str, layer: str, position: dict[str, int], note: str) -> float:
         """Add up over the processes, log; returns the mIoU, NaN where no class that counts occurs."""

@@ -51,7 +51,10 @@ def draw_views(
 ) -> list[ViewParams]:
     """Draw T = `count` views of an image of `size`: flips for all of them, zooms for all but view 0."""
     flips = [-1 if guided_hflip and rng.random() < 0.5 else 1 for _ in range(count)]
-    return [ViewParams(flips[0])] + [_draw_zoom(rng, flip_, size, zoom) for flip_ in flips[1:]]
+    views = [ViewParams(flips[0])]
+    for flip_ in flips[1:]:
+        views.append(_draw_zoom(rng, flip_, size, zoom))
+    return views
 
 
 def _draw_zoom(rng: np.random.Generator, flip_: int, size: Size, zoom: tuple[float, float]) -> ViewParams:

@@ -5,7 +5,8 @@
 #   CONFIG      configuration (default: configs/deeplabv2_resnet101_train.yaml)
 #   EXP RUN_ID  the run (default: v1 01_gta_resnet101)
 #   SNAPSHOT    a snapshot of the run, or a path, .pth may be left out (default: the run's best, else its last.pth)
-#   OUTPUT_DIR  where the masks go (default: masks/EXP/RUN_ID/FILELIST)
+#   OUTPUT_DIR  where the masks go (default: masks/EXP/RUN_ID/FILELIST; for
+#               a snapshot outside of the run, masks/ITS_FOLDER/ITS_NAME/FILELIST)
 #   NUM_GPUS    processes on this machine (default: its GPUs that CUDA_VISIBLE_DEVICES shows, or one on the CPU)
 #
 # Arguments go to infer_val.py, for example: bash launch/infer_val.sh --resume-output --save ids vis
@@ -21,8 +22,8 @@ folder_name EXP "$exp"
 folder_name RUN_ID "$run"
 folder_name FILELIST "$name"
 count_processes
-output=${OUTPUT_DIR:-$root/masks/$exp/$run/$name}
-case $output in /*) ;; *) output=$PWD/$output ;; esac
+output=${OUTPUT_DIR:-}
+case $output in /* | "") ;; *) output=$PWD/$output ;; esac
 
 folder=$root/snapshots/cityscapes/$exp/$run
 if [ -n "${SNAPSHOT:-}" ]; then
@@ -38,6 +39,13 @@ else
 fi
 [ -f "$snapshot" ] || fail "there is no snapshot ${SNAPSHOT:-$snapshot}: set SNAPSHOT, or EXP and RUN_ID ($folder)"
 cd "$root"
+if [ -z "$output" ]; then
+    output=$root/masks/$exp/$run/$name
+    # Masks of a snapshot that is not the run's do not mix with those of the run.
+    real=$(cd "$(dirname "$snapshot")" && pwd -P)
+    [ "$real" = "$(cd "$folder" 2>/dev/null && pwd -P)" ] ||
+        output=$root/masks/$(basename "$real")/$(basename "$snapshot" .pth)/$name
+fi
 snapshot=${snapshot#"$root/"}
 mkdir -p "$output"
 {

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from core import tensor_files
 from core.cli import UserError
 from models.deeplabv2 import deeplabv2_resnet18, deeplabv2_resnet101, deeplabv2_vgg16_bn
 from models.fcn import fcn_vgg16_bn
+from models.timm_encoder import TimmNetwork, timm_network
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "deeplabv2_resnet18": deeplabv2_resnet18,
@@ -17,18 +19,20 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "deeplabv2_vgg16_bn": deeplabv2_vgg16_bn,
     "fcn_vgg16_bn": fcn_vgg16_bn,
 }
+TIMM = "timm"  # with the option `encoder`
 
 logger = logging.getLogger("sac")
 
 
-def build(name: str, num_classes: int, init: str = "") -> nn.Module:
+def build(name: str, num_classes: int, init: str = "", **options: Any) -> nn.Module:
     """Make a network; what `init` leaves out and what is new is said in the log, in one line.
 
     Args:
-        name: a key of `NETWORKS`.
+        name: a key of `NETWORKS`, or "timm".
         num_classes: C, the number of logits at every pixel.
-        init: a file of ImageNet weights as torchvision publishes it for the body; "" = all weights random.
+        init: a file of published weights of the body, as torchvision or timm has it; "" = all weights random.
             Random weights come from torch's global generator, so that its seed fixes them.
+        options: of `timm_network`; the others have none.
 
     Returns:
         The network, float32 on the CPU, in training mode.
@@ -36,22 +40,33 @@ def build(name: str, num_classes: int, init: str = "") -> nn.Module:
     Raises:
         UserError: an unknown name; a file that is missing, unreadable or not of this network's body.
     """
-    if name not in NETWORKS:
-        raise UserError(f"unknown network {name!r}; it must be one of {', '.join(NETWORKS)}")
-    if not init:
-        return NETWORKS[name](num_classes)
-    weights = _read_weights(init)
-    network = NETWORKS[name](num_classes)
-    left_out = _load_imagenet(network, weights, f"{init} does not hold the ImageNet weights of {name}")
-    names = {module: prefix for prefix, module in network.named_modules()}
-    new = ", ".join(names[module] for module in network.new_modules())
-    logger.info("%s: %s; left out: %s; new: %s", name, init, ", ".join(left_out) or "nothing", new)
+    if name not in (*NETWORKS, TIMM):
+        raise UserError(f"unknown network {name!r}; it must be one of {', '.join((*NETWORKS, TIMM))}")
+    encoder = options.get("encoder", "")
+    weights = _read_weights(init, encoder) if init else {}
+    network = timm_network(num_classes, **options) if name == TIMM else NETWORKS[name](num_classes)
+    if init:
+        logger.info("%s: %s; %s", encoder or name, init, _initialise(network, weights, f"{init} does not hold the "
+                    f"ImageNet weights of {encoder or name}"))
     return network
 
 
-def _read_weights(path: str) -> dict[str, Tensor]:
+def _initialise(network: nn.Module, weights: dict[str, Tensor], mismatch: str) -> str:
+    """Load the body's weights; what was left out, resized and is new, in words."""
+    taken, left_out = network.published(weights, mismatch) if isinstance(network, TimmNetwork) else (weights, [])
+    left_out += _load_imagenet(network, taken, mismatch)
+    resized = [name for name, x in weights.items() if name in taken and taken[name].shape != x.shape]
+    names = {module: prefix for prefix, module in network.named_modules()}
+    parts = {"left out": left_out or ["nothing"], "resized": resized, "new": [names[m] for m in network.new_modules()]}
+    return "; ".join(f"{part}: {', '.join(some)}" for part, some in parts.items() if some)
+
+
+def _read_weights(path: str, encoder: str = "") -> dict[str, Tensor]:
     """The tensors of a weights file, by name, without running code from it; else a UserError."""
-    weights = tensor_files.read(path, "file of ImageNet weights", "`bash tools/download_imagenet.sh` fetches it")
+    fetches = f"python tools/download.py encoder {encoder}" if encoder else "bash tools/download_imagenet.sh"
+    weights = tensor_files.read(path, "file of ImageNet weights", f"`{fetches}` fetches it")
+    if encoder and isinstance(weights, dict):  # as their authors have saved some
+        weights = next((weights[key] for key in ("model", "state_dict") if key in weights), weights)
     if not isinstance(weights, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
     ):
@@ -77,3 +92,17 @@ def _load_imagenet(network: nn.Module, weights: dict[str, Tensor], mismatch: str
             raise UserError(f"{mismatch}: {name} is {list(weights[name].shape)}, not {list(tensor.shape)}")
         tensor.copy_(weights[name])
     return [name for name in weights if name not in body]
+
+
+def has_batchnorm(network: nn.Module) -> bool:
+    """Whether the network has running statistics, which the ABN baseline adapts to the target."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
+
+
+def synchronised(network: nn.Module) -> nn.Module:
+    """The network with every BatchNorm layer synchronised over the processes."""
+    if isinstance(network, TimmNetwork):
+        from timm.layers import convert_sync_batchnorm  # keeps the activations inside timm's layers
+
+        return convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)

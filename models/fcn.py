@@ -12,7 +12,7 @@ HIDDEN = 4096
 
 
 @torch.compiler.disable
-def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float) -> Tensor:
+def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float | np.ndarray) -> Tensor:
     """Which channels Dropout2d keeps in each image, as a function of that image's seed alone.
 
     So neither the batch, nor the micro-batch, nor the process in which an image sits matters. NumPy draws,
@@ -22,7 +22,7 @@ def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float) -> Ten
         seeds: int64 [B], best on the CPU (elsewhere they are waited for).
         layers: the number of masks for each image.
         channels: the number of channels of every mask.
-        rate: the probability in [0, 1) of dropping a channel.
+        rate: the probability in [0, 1) of dropping a channel; one for all masks, or [layers,1,1].
 
     Returns:
         bool [layers,B,channels,1,1] on the CPU, True = kept.

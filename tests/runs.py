@@ -20,6 +20,7 @@ import models
 import train
 from core import cli, config
 from models.fcn import dropout_masks
+from tools import adapt
 
 CONFIG = """
 TRAIN: {BATCH_SIZE: 4, NUM_GROUPS: 2, GROUP_SIZE: 2, NUM_EPOCHS: 2, SNAPSHOT_ITER: 3, DEVICE: cpu, DETERMINISTIC: True}
@@ -70,7 +71,7 @@ class Process:
         folder: for the output.
         arguments: of the command.
         before: called in the process first; to plant a fault.
-        command: train or infer_val.
+        command: train, infer_val or adapt.
     """
 
     context = multiprocessing.get_context("forkserver")
@@ -121,7 +122,7 @@ def _run(output: str, command: str, arguments: list[str], before: Callable[..., 
     if before is not None:
         before()
     sys.argv = [f"{command}.py", *arguments]
-    cli.run({"train": train, "infer_val": infer_val}[command].main)
+    cli.run({"train": train, "infer_val": infer_val, "adapt": adapt}[command].main)
 
 
 class Run:
@@ -191,8 +192,8 @@ def same(run: Run, other: Run) -> None:
     a, b = run.last(), other.last()
     assert a["model"].keys() == b["model"].keys()
     assert all(torch.equal(a["model"][name], b["model"][name]) for name in a["model"])
-    buffers = [[s["momentum_buffer"] for s in state["opt"]["state"].values()] for state in (a, b)]
-    assert buffers[0] and all(torch.equal(x, y) for x, y in zip(*buffers, strict=True))
+    states = [[x for s in state["opt"]["state"].values() for _, x in sorted(s.items())] for state in (a, b)]
+    assert states[0] and all(torch.equal(x, y) for x, y in zip(*states, strict=True))
     assert {**a["run"], "log": 0, "config": 0, "origin": 0, "rng": 0} == {
         **b["run"], "log": 0, "config": 0, "origin": 0, "rng": 0}
     assert (a["epoch"], a["score"]) == (b["epoch"], b["score"])

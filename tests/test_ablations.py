@@ -84,9 +84,9 @@ class Seen:
         self.step, self.views = run.step, []
         self.constants = self.step.constants
 
-    def __call__(self, source: object, views: object, iteration: int) -> dict:
+    def __call__(self, source: object, views: object, *place: int) -> dict:
         self.views.append(views)
-        return self.step(source, views, iteration)
+        return self.step(source, views, *place)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.step, name)

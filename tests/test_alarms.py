@@ -29,6 +29,29 @@ def test_a_healthy_run_has_no_warnings() -> None:
         assert watch.validation("val", miou) == []
 
 
+def risen(watch: Alarms, losses: list[float]) -> list[int]:
+    """The iterations after which the rise is told."""
+    return [i for i, loss in enumerate(losses, 1) for found in watch.step(*HEALTHY, loss) if found.name == "rise"]
+
+
+def test_a_loss_that_rises_at_the_start() -> None:
+    rng = random.Random(0)
+    calm = [0.3 * (1 + rng.uniform(-0.5, 0.5)) for _ in range(1000)]
+    assert risen(Alarms(NAMES), calm) == [] == risen(Alarms(NAMES), [2 * x for x in calm[::-1]])
+    watch = Alarms(NAMES)
+    losses = calm[:30] + [1.0] * 60
+    told = risen(watch, losses)
+    assert len(told) == 1 and 30 < told[0] <= 40
+    assert risen(watch, losses) == []  # once
+    assert risen(Alarms(NAMES), calm[:300] + [1.0] * 50) == []  # later it is another matter
+    first, second = Alarms(NAMES), Alarms(NAMES)
+    assert risen(first, losses[:31]) == []
+    second.memory = json.loads(json.dumps(first.memory))
+    assert [31 + i for i in risen(second, losses[31:])] == told
+    del second.memory["losses"]  # of a run that an earlier version began
+    second.step(*HEALTHY, 0.3)
+
+
 @pytest.mark.parametrize("kept, name", [(0.0, "kept_near_0"), (0.009, "kept_near_0"), (1.0, "kept_near_1")])
 def test_share_of_kept_pixels(kept: float, name: str) -> None:
     watch = Alarms(NAMES)

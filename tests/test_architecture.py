@@ -27,13 +27,14 @@ PROCEDURE = {
     "core.build": ("core", "datasets", "models"),
     "core.validation": ("core", "datasets", "models"),
     "core.inference": ("core", "datasets", "models"),
+    "core.segment": ("core", "datasets"),
     "core.compute": ("core", "datasets"),
     "core.config": ("core", "models"),
     "core.resume": ("core", "models"),
     "core.steps": ("core", "models"),
     "core.step_log": ("core", "datasets"),
 }
-SERVE_INFERENCE = {"core.inference", "core.compute", "core.config"}
+SERVE_INFERENCE = {"core.inference", "core.segment", "core.compute", "core.config"}
 TRAINING = {*PROCEDURE, "core.optim"} - SERVE_INFERENCE
 BUILDERS = {"core.config", "core.build", "datasets", "infer_val", "train"}
 
@@ -262,5 +263,7 @@ def test_every_configuration_key_is_read_and_every_key_read_exists() -> None:
     defaults = config.defaults()
     keys = {f"{section}.{key}" for section, values in defaults.items() for key in values}
     read = {module: keys_read(tree, defaults) for module, tree in SOURCES.items() if module != "core.config"}
+    handed_on = next(node for node in SOURCES["core.config"].body if getattr(node, "name", "") == "network_options")
+    read["core.config"] = keys_read(handed_on, defaults)
     assert keys - set().union(*read.values()) == set()
     assert {module: found - keys for module, found in read.items() if found - keys} == {}

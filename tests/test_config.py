@@ -172,7 +172,7 @@ WRONG = [
     (("DATASET.CROP_SIZE", "512"), "expected 2 whole numbers"),
     (("DATASET.CROP_SIZE", "a,b"), "expected a list, each a whole number"),
     (("DATASET.RND_ZOOM", "1.2,0.5"), "expected 2 numbers from 0.01 to 16, the smaller first"),
-    (("MODEL.ARCH", "resnet50"), "expected deeplabv2_resnet18 | deeplabv2_resnet101 | deeplabv2_vgg16_bn"),
+    (("MODEL.ARCH", "resnet50"), "deeplabv2_resnet101 | deeplabv2_vgg16_bn | fcn_vgg16_bn | timm"),
     (("MODEL.CONF_POOL", "max"), "MODEL.CONF_POOL = max in --set: expected avg_pool | minentropy_pool"),
     (("MODEL.LOSS", "ce"), "expected focal_ce | focal_ce_conf | focal_ce_conf_batch"),
     (("MODEL.OPT", "sgd"), "MODEL.OPT = sgd in --set: expected SGD | Adam"),

@@ -175,3 +175,41 @@ def test_help_has_examples_and_needs_no_onnx() -> None:
     code += "runpy.run_path('tools/export.py', run_name='__main__')"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert shown.returncode == 0 and "examples:" in shown.stdout and "--teacher" in shown.stdout
+
+
+class Odd(nn.Module):
+    """What ONNX has no word for; or has one for that knows one size alone."""
+
+    multiple_of = 1
+
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.fixed = fixed
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.zeros(*map(int, x.shape[2:])) if self.fixed else torch.linalg.pinv(x)
+
+
+def test_what_onnx_does_not_know_is_one_line() -> None:
+    with pytest.raises(UserError, match="this network cannot be written as ONNX: .*linalg_pinv") as caught:
+        export.to_onnx(Odd(fixed=False))
+    assert "\n" not in str(caught.value)
+    network = Odd(fixed=True)
+    content = export.to_onnx(network).SerializeToString()
+    with pytest.raises(UserError, match=r"ONNX Runtime does not take images of \(2, 3, 97, 161\)") as caught:
+        export.compare(network, content)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="ONNX Runtime does not take this network"):
+        export.compare(network, content[:-50])
+
+
+def test_safetensors_hold_the_weights_bit_for_bit_and_a_card(call: Call, small: Path) -> None:
+    from safetensors.torch import load_file
+
+    _, student, _ = snapshot(small, "deeplabv2_resnet18")
+    out = small / "net.safetensors"
+    assert "licence line is yours" in call("deeplabv2_resnet18", "--safetensors", "--out", out)
+    found, expected = load_file(out), student.state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+    card = (small / "net.md").read_text()
+    assert "Licence: (" in card and "| 4 | e | 4, 4, 4 |" in card and "ARCH: deeplabv2_resnet18" in card

@@ -1,6 +1,7 @@
 """Initialisation: random weights, ImageNet's files, and what is refused."""
 
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,10 @@ def test_init_runs_no_code_of_the_file(tmp_path: Path) -> None:
 def test_missing_init_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.pth.*bash tools/download_imagenet\.sh"):
         build("deeplabv2_resnet18", 19, str(tmp_path / "nowhere.pth"))
+
+
+def test_without_timm_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match="needs the package timm: pip install -r requirements-encoders.txt"):
+        build("timm", 3, encoder="resnet50")
+    build("deeplabv2_resnet18", 3)

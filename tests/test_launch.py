@@ -192,16 +192,10 @@ def test_a_python_is_named_from_where_the_launcher_is_called(project: Project) -
     assert project.processes(PYTHON="./python") == 1
 
 
-@pytest.mark.parametrize("launcher", ["train", "infer_val", "demo"])
+@pytest.mark.parametrize("launcher", ["train", "infer_val", "demo", "adapt"])
 def test_help(project: Project, launcher: str) -> None:
     status, out, err = project.call(launcher, "--help")
     assert (status, err) == (0, "") and f"bash launch/{launcher}.sh" in out and "set -" not in out
-
-
-def test_the_demo_s_seed_is_one_that_training_takes(project: Project) -> None:
-    for seed in ("x", "-1", "1" + "0" * 30):
-        status, _, err = project.call("demo", "--seed", seed)
-        assert status == 2 and err == f"error: --seed={seed}: expected a number from 0 to 999999999\n"
 
 
 # --- which snapshot
@@ -227,6 +221,21 @@ def test_snapshots_by_name(project: Project, given: str, expected: str) -> None:
     words = project.asked()
     assert words[words.index("--resume") + 1] == expected.format(run=project.run)
     assert words[0] == "infer_val.py" and {"--exp=v1", "--run=01_gta_resnet101"} <= set(words)
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ("", "v1/01_gta_resnet101"), ("last", "v1/01_gta_resnet101"),
+    ("snapshots/gta_vgg16/final_e184.pth", "gta_vgg16/final_e184"),
+    ("bin/mine", "bin/mine"),
+])  # fmt: skip
+def test_masks_of_a_foreign_snapshot_are_not_the_run_s(project: Project, given: str, expected: str) -> None:
+    (project.root / "snapshots/gta_vgg16").mkdir()
+    (project.root / "snapshots/gta_vgg16/final_e184.pth").touch()
+    (project.root / "bin/mine.pth").touch()
+    assert project.call("infer_val", SNAPSHOT=given)[0] == 0
+    words = project.asked()
+    folder = words[words.index("--mask-output-dir") + 1]
+    assert Path(folder).relative_to(project.root) == Path("masks", expected, "val_cityscapes")
 
 
 @pytest.mark.parametrize("more", [{"SNAPSHOT": "nowhere"}, {"SNAPSHOT": "launch"}, {"EXP": "v2"}])
@@ -293,28 +302,13 @@ def test_a_signal_reaches_the_command_and_its_status_is_handed_on(
     assert process.returncode == (0 if ends == "exit 0" else status)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("ends", ["exit 143", "exit 0"])
-def test_a_signal_ends_the_demo(project: Project, number: signal.Signals, status: int, ends: str) -> None:
-    """A stage that ends in order, as a training does, is not done for all that."""
-    process = project.start("demo", STUB=WAITS.replace("exit 143", ends))
-    while not (project.root / "asked.ready").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(number)
-    assert process.communicate(timeout=30) == ("", "== worlds\ninterrupted\n") and process.returncode == status
-    assert not (project.root / "results/demo/seed0/stages.tsv").exists()
-
-
-def test_the_demo_does_each_stage_once(project: Project) -> None:
-    """Asked for again it goes on with what is missing."""
-    status, _, err = project.call("demo", "--seed", "3", STUB='[ "$1" != tools/make_lists.py ] || exit 1')
-    stages = project.root / "results/demo/seed3/stages.tsv"
-    assert status == 1 and [line.split("\t")[0] for line in stages.read_text().splitlines()] == ["worlds", "convert"]
-    status, _, err = project.call("demo", "--seed", "3")
-    assert status == 0 and err.startswith("== lists\n== baseline\n") and "== worlds" not in err
-    assert all(float(line.split("\t")[1]) >= 0 for line in stages.read_text().splitlines())
-    assert project.asked()[0] == "tools/summarise_demo.py"
+@pytest.mark.parametrize("launcher", ["demo", "adapt"])
+def test_all_stages_are_one_command_s(launcher: str, project: Project) -> None:
+    """Which takes the place of the launcher, so that signals reach it."""
+    words = ["--seed", "3"] if launcher == "demo" else ["gta", "vgg16", "--dry-run", "VAL.SELECT", ""]
+    assert project.call(launcher, *words) == (0, "", "")
+    script, *given = project.asked()
+    assert script.endswith("tools/adapt.py") and given == (["demo", *words] if launcher == "demo" else words)
 
 
 def test_a_missing_weights_file_is_said_once_on_the_screen_and_in_the_log(project: Project) -> None:
@@ -323,6 +317,21 @@ def test_a_missing_weights_file_is_said_once_on_the_screen_and_in_the_log(projec
     line = "warning: no data/cs_weights_vgg16_gta.data: target images are drawn uniformly"
     assert (status, out, err) == (0, "", f"{line}\n")
     assert (project.root / "logs/cityscapes/v1/01_gta_vgg16/train.out").read_text() == f"{line}\n"
+
+
+def test_another_target(project: Project) -> None:
+    (project.root / "configs/domains").mkdir(parents=True)
+    for name in ("acdc", "cityscapes"):
+        (project.root / f"configs/domains/{name}.yaml").touch()
+    status, _, err = project.call("train", "synthia", "vgg16", "base", "--target", "acdc", "TRAIN.MAX_ITER", "3")
+    assert status == 0 and err.startswith("note: DATASET.TARGET_MEAN")
+    words = " ".join(project.asked())
+    assert "--run=01_abn_synthia_acdc_vgg16 " in words and words.endswith("TRAIN.MAX_ITER 3")
+    assert "TRAIN.TARGET train_acdc VAL.LISTS val_acdc,val_synthia" in words
+    assert project.call("train", "synthia", "vgg16", "base", "--target", "cityscapes")[0] == 0
+    assert "--run=01_abn_synthia_vgg16 " in " ".join(project.asked()) + " "
+    status, _, err = project.call("train", "gta", "vgg16", "base", "--target", "kitti")
+    assert (status, err) == (2, "error: --target 'kitti': expected one of acdc cityscapes\n")
 
 
 # --- several processes, by the real torchrun

@@ -14,7 +14,7 @@ import small_tree
 from runs import Run
 from test_processes import ENVIRONMENT, ROOT, SMALL_TRAIN
 
-from core.torchrun import children, report
+from core.torchrun import report
 
 FOREVER = "TRAIN.NUM_EPOCHS 100000 TRAIN.SNAPSHOT_ITER 2 LOG.ITER_VAL 100000 LOG.ITER_TARGET 100000".split()
 
@@ -43,6 +43,19 @@ def machines(runs: Sequence[Run]) -> list[subprocess.Popen[str]]:
             [*command, *run.arguments()], cwd=run.folder, env={**ENVIRONMENT, "GLOO_SOCKET_IFNAME": "lo"},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     return started
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "pid (name) state parent ...", and a name may hold anything
+            if int(path.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(path.parent.name))
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended meanwhile
+    return found
 
 
 def errors(said: str) -> list[str]:
@@ -83,7 +96,7 @@ STOPPED = "; the others were stopped"
         ({0: 3, 1: 2}, {"0.lost": "error: gone", "1": "error: x.png"}, 2, "error: x.png"),
         ({0: 3}, {"0.lost": "error: gone"}, 3, "error: gone"),
         ({0: 3, 1: 3}, {"0.lost": "error: gone", "1.lost": "error: gone"}, 3, "error: gone"),
-        ({1: 1}, {}, 1, "error: process 1 has failed with status 1" + STOPPED),
+        ({1: 1}, {}, 1, "error: process 1 failed with status 1" + STOPPED),
         ({1: -11}, {}, 139, "error: process 1 was killed by SIGSEGV" + STOPPED),
         ({1: 2, 0: 2}, {"0": "error: same", "1": "error: same"}, 2, "error: same"),
     ],

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from core import config
+from core.build import SOURCE_ONLY
 from core.cli import UserError
 from datasets import lists
 from datasets.labels import CITYSCAPES
@@ -120,7 +121,7 @@ def test_the_page_is_one_small_file_without_network(call: Call) -> None:
 def test_curves(call: Call) -> None:
     _, data = call()
     base, sac = data["runs"]
-    assert [(run["name"], run["baseline"]) for run in data["runs"]] == [("base", True), ("sac", False)]
+    assert [(run["name"], run["kind"]) for run in data["runs"]] == [("base", "Baseline"), ("sac", "SAC")]
     assert points(base["losses"][0]) == [[i, pytest.approx(50 / i, rel=1e-4)] for i in range(1, 41)]
     assert points(base["losses"][1]) == points(base["kept"][0]) == base["prior"] == []
     # 1000 iterations in groups of 4: the mean of each.
@@ -224,6 +225,13 @@ def test_masks_are_found_where_the_launcher_puts_them(
     monkeypatch.chdir(tmp_path)
     _, data = call(masks=False)
     assert [r["name"] for r in data["scores"]["results"]] == ["base", "sac"] and len(data["images"]) == COUNT
+
+
+def test_a_baseline_without_batchnorm_is_called_source_only(world: Path, tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", 1, True, [], world)
+    assert runs.read(folder)["kind"] == "Baseline"
+    (folder / "log.txt").write_text(f"{LOG}2026-01-02 06:00:00,000 INFO {SOURCE_ONLY}\n")
+    assert runs.read(folder)["kind"] == "Source only"
 
 
 def test_a_folder_above_several_runs(world: Path, tmp_path: Path) -> None:

@@ -19,17 +19,13 @@ import models
 from core import config
 from datasets import labels, lists, sampling
 from datasets.lists import Sample
+from tools.doctor.expected import EXPECTED
 from tools.doctor.files import Report, check_files
 
 EXAMPLES = """examples:
   python tools/check_data.py --cfg configs/deeplabv2_resnet101_train.yaml
   python tools/check_data.py --cfg configs/custom_example.yaml --set DATASET.ROOT data/own
 """
-# Images of the published lists (docs/reproduction.md).
-EXPECTED = {
-    "train_cityscapes": 2975, "val_cityscapes": 500, "val2_cityscapes": 500, "test_cityscapes": 1525,
-    "train_game_9K": 9000, "val_game_1K": 1000, "train_synthia_9K": 9400, "val_synthia": 400,
-}
 
 
 def read_lists(cfg: CfgNode, report: Report) -> tuple[dict[str, list[Sample]], str]:
@@ -76,7 +72,7 @@ def check_weights_to_start_from(cfg: CfgNode, num_classes: int, report: Report) 
 
 def check_list(name: str, samples: list[Sample], report: Report) -> None:
     """The number of samples, samples that are listed twice, and labels for only some of them."""
-    expected = EXPECTED.get(name, len(samples))
+    expected = EXPECTED.get(name) or len(samples)
     if len(samples) != expected:
         # Half of a data set is a data set with holes; a hundredth is a small world made on purpose.
         holes = 2 * len(samples) >= expected
@@ -120,6 +116,19 @@ def check_weights(cfg: CfgNode, samples: list[Sample], num_classes: int, report:
         report.errors.append(str(error) if name in str(error) else f"{name}: {error}")
 
 
+def check_age(classes: str, root: Path, samples: list[Sample], report: Report) -> None:
+    """Labels that were converted before the label set's file was changed."""
+    if not Path(classes).is_file():
+        return
+    changed = Path(classes).stat().st_mtime
+    paths = [root / s.label for s in samples if s.label]
+    older = [path for path in paths if path.is_file() and path.stat().st_mtime < changed]
+    if older:
+        report.warnings.append(f"{classes} has changed since {len(older)} labels were converted, first {older[0]}; run "
+                               "tools/convert_train_ids.py again with --force, unless nothing but names or colours has "
+                               "changed")
+
+
 def print_report(report: Report, limit: int) -> None:
     """Errors, as far as the limit goes, and warnings."""
     for line in report.errors[:limit]:
@@ -151,6 +160,7 @@ def main() -> None:
     check_overlaps(cfg, found, select, report)
     if cfg.TRAIN.TARGET in found:
         check_weights(cfg, found[cfg.TRAIN.TARGET], label_set.num_classes, report)
+    check_age(cfg.DATASET.CLASSES, Path(cfg.DATASET.ROOT), found.get(cfg.TRAIN.TASK, []), report)
     check_start(cfg, report)
     check_weights_to_start_from(cfg, label_set.num_classes, report)
     files = check_files(found, cfg, label_set, args.workers)

@@ -3,6 +3,7 @@
   imagenet    ResNet-101's and VGG-16's weights from download.pytorch.org -> models/pretrained/
   snapshots   the authors' trained networks, named on the command line    -> snapshots/
   weights     the authors' importance weights                             -> data/
+  encoder     timm's published weights of the encoders that are named     -> models/pretrained/
 
 A file gets its name only when it is complete and checked; a download that broke off resumes where it stopped.
 The address of the authors' files is on the paper's project page: give it as --url, or as variable SAC_URL.
@@ -16,7 +17,7 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,11 +38,13 @@ from core import checkpoint
 from core.files import CHUNK, kind_of, sha256
 from core.outputs import OutputFile
 from datasets import sampling
+from tools.hub import encoders
 
 EXAMPLES = """examples:
   bash tools/download_imagenet.sh
   bash tools/download_snapshots.sh --url https://HOST/FOLDER NAME.pth
   SAC_URL=https://HOST/FOLDER bash tools/download_weights.sh
+  python tools/download.py encoder vit_base_patch14_dinov2
 """
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT = 60  # seconds without a byte
@@ -223,14 +226,17 @@ def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
 def main() -> None:
     """Parse the arguments, download what is not there yet."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("names", nargs="*", help="file names; default: all that have published names")
+    parser.add_argument("kind", choices=(*KINDS, "encoder"))
+    parser.add_argument("names", nargs="*", help="file names, or encoders; default: all that have published names")
     parser.add_argument("--url", help="folder that the files are in; default: PyTorch's, or SAC_URL")
     parser.add_argument("--out", type=Path, help="where they go; default: see above")
     parser.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="the files' known SHA-256 sums")
     parser.add_argument("--insecure", action="store_true", help="allow http://, which protects nothing")
     parser.add_argument("--force", action="store_true", help="replace files that are there but no good")
     args = parser.parse_args()
+    if args.kind == "encoder":
+        fetch_encoders(args.names, args.out or ROOT / "models/pretrained", args.force)
+        return
     kind = KINDS[args.kind]
     url, names = args.url or kind.url or os.environ.get("SAC_URL", ""), args.names or kind.names
     if not url:
@@ -251,6 +257,16 @@ def main() -> None:
         OutputFile("--out", target, args.force)
         fetch(f"{url.rstrip('/')}/{urllib.parse.quote(name)}", target, kind.most, check, args.insecure)
         print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
+
+
+def fetch_encoders(names: Sequence[str], folder: Path, force: bool) -> None:
+    """Download encoders by timm's names; the hub's own variables (HF_ENDPOINT, HF_TOKEN) hold."""
+    if not names:
+        raise UserError("encoder: which ones? docs/encoders.md names some")
+    for name in names:
+        target = encoders.download(name, folder, force)
+        print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
+        print(f"  MODEL.ARCH timm MODEL.ENCODER {name.partition('.')[0]} MODEL.INIT_MODEL {target}")
 
 
 def check_both(check: Check, known: str, path: Path, name: str) -> None:

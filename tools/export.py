@@ -10,6 +10,9 @@ Needs the packages onnx and onnxruntime: pip install onnx onnxruntime
 import json
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from core import config
 from core.inference import SMALLEST, load_network
 from core.outputs import OutputFile
 from datasets import labels
+from tools.exporting import card
 
 try:
     import onnx
@@ -39,6 +43,7 @@ EXAMPLES = """examples:
   python tools/export.py --cfg configs/deeplabv2_resnet101_train.yaml --out sac.onnx \\
       --resume snapshots/cityscapes/v1/01_gta_resnet101/epoch100_score0.530.pth
   python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --teacher --out fcn.onnx
+  python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --safetensors --out fcn.safetensors
 """
 OPSET = 17  # the operators' version: from 2022, read by ONNX Runtime 1.12 and later
 EXAMPLE = (1, 3, 64, 128)  # what is traced; any other shape will do
@@ -63,18 +68,44 @@ class Upsampled(nn.Module):
 
 
 def to_onnx(network: nn.Module) -> "onnx.ModelProto":
-    """Trace the network.
+    """Trace the network; a UserError where ONNX has no word for what it does.
 
     By the exporter that traces: the newer one gives the same file in ten times the time, and needs one package more.
     """
+    for module in network.modules():
+        if type(module).__name__ == "RotaryEmbeddingDinoV3":
+            module.get_embed = partial(rotations, module)
     file, sizes = BytesIO(), {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it is the older one, and that sizes are looked at while tracing
-        torch.onnx.export(
-            network, (torch.zeros(EXAMPLE),), file, dynamo=False, opset_version=OPSET, input_names=["image"],
-            output_names=["logits"], dynamic_axes={"image": sizes, "logits": sizes},
-        )
+        with understood("this network cannot be written as ONNX"):
+            torch.onnx.export(
+                network, (torch.zeros(EXAMPLE),), file, dynamo=False, opset_version=OPSET, input_names=["image"],
+                output_names=["logits"], dynamic_axes={"image": sizes, "logits": sizes},
+            )
     return onnx.load_from_string(file.getvalue())
+
+
+@contextmanager
+def understood(what: str) -> Iterator[None]:
+    """Turn what the exporter or ONNX Runtime raises into one line: an encoder of timm may do what they do not know."""
+    try:
+        yield
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line and not line.startswith("  ")]
+        raise UserError(f"{what}: {lines[-1] if lines else type(error).__name__}") from error
+
+
+def rotations(rope: nn.Module, shape: Sequence[int]) -> Tensor:
+    """DINOv3's rotary embedding [h·w,2·dim] of a grid of `shape` (h, w): timm's own would be that of one size for ever.
+
+    Args:
+        rope: timm's.
+        shape: while a network is traced, variables.
+    """
+    rows, columns = ((2 * torch.arange(side) + 1) / side - 1 for side in shape)  # centres of patches, -1 ... 1
+    grid = torch.stack([rows[:, None] + 0 * columns, 0 * rows[:, None] + columns], dim=-1)  # [h,w,2]
+    return torch.cat(rope._get_pos_embed_from_coords(grid.flatten(0, 1)), dim=-1)
 
 
 def describe(model: "onnx.ModelProto", about: dict[str, object], classes: int) -> None:
@@ -92,13 +123,15 @@ def compare(network: nn.Module, content: bytes) -> list[tuple[float, float]]:
         for each shape the share of pixels that get the same class, and the largest difference of logits, divided
         by the logits' deviation where that is above 1.
     """
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    with understood("ONNX Runtime does not take this network"):
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     results, rng = [], torch.Generator().manual_seed(0)
     for shape in CHECKED:
         image = torch.randn(shape, generator=rng)
         with torch.inference_mode():
             ours = network(image).numpy()
-        (theirs,) = session.run(["logits"], {"image": image.numpy()})
+        with understood(f"ONNX Runtime does not take images of {shape}"):
+            (theirs,) = session.run(["logits"], {"image": image.numpy()})
         if ours.shape != theirs.shape:
             raise UserError(f"ONNX Runtime gives {theirs.shape} for {shape}, PyTorch {ours.shape}: not written")
         same = float((ours.argmax(1) == theirs.argmax(1)).mean())
@@ -111,22 +144,29 @@ def main() -> None:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
     parser.add_argument("--resume", required=True, metavar="SNAPSHOT", help="the weights")
-    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the ONNX file")
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
+    parser.add_argument("--safetensors", action="store_true", help="the weights as safetensors, with a model card")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
-    if MISSING:
+    if MISSING and not args.safetensors:
         raise UserError(f"{MISSING}: pip install onnx onnxruntime")
     output = OutputFile("--out", args.out, args.force, [args.resume, args.cfg])
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
-    network = load_network(cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher)
+    network = load_network(
+        cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
+    if args.safetensors:
+        page = card.write(args.out, network, args.resume, cfg, label_set)
+        print(f"written to {args.out}, described in {page}: its licence line is yours to fill in")
+        return
     network = Upsampled(network).eval()
 
     model = to_onnx(network)
     about = {
-        "network": cfg.MODEL.ARCH, "weights": f"{'teacher' if args.teacher else 'student'} of {args.resume}",
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
+        "weights": f"{'teacher' if args.teacher else 'student'} of {args.resume}",
         "mean": list(cfg.DATASET.MEAN), "std": list(cfg.DATASET.STD), "classes": list(label_set.names),
         "smallest_side": str(SMALLEST),
     }

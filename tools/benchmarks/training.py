@@ -57,10 +57,10 @@ def networks_alone(step: SACStep, source: Source, views: Views) -> None:
 
     step.network.train()
     step.optimiser.zero_grad(set_to_none=True)
-    descend(partial(loss_of, source.image, source.seeds), step.compute.slices(source.total), source.total)
+    descend(step.compute, partial(loss_of, source.image, source.seeds), step.compute.slices(source.total), source.total)
     with torch.no_grad():
         step.teach(views.clean)
-    descend(partial(loss_of, views.noisy, views.seeds), step.compute.slices(views.total), views.total)
+    descend(step.compute, partial(loss_of, views.noisy, views.seeds), step.compute.slices(views.total), views.total)
 
 
 def step_rows(settings: Settings) -> list[Row]:

@@ -136,7 +136,7 @@ function training() {
       chart("Share of pixels with a pseudo label", run.kept, { share: true }),
       chart("Distance between teacher and student", run.distance), chart("Images per second", run.speed), priors(run.prior),
     ].filter((node) => node !== null);
-    const kind = `${run.baseline ? "Baseline" : "SAC"}: ${run.iterations.toLocaleString("en")} iterations, up to epoch ${run.epochs}. The horizontal axes show iterations.`;
+    const kind = `${run.kind}: ${run.iterations.toLocaleString("en")} iterations, up to epoch ${run.epochs}. The horizontal axes show iterations.`;
     $("#runs").append(make("h3", {}, run.name), make("p", { class: "note" }, kind),
       ...run.warnings.map((text) => make("p", { class: "warning" }, text)), make("div", { class: "grid" }, ...charts));
   }

@@ -10,6 +10,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from core import config
+from core.build import SOURCE_ONLY
 from core.cli import UserError
 from core.files import find_files, read_yaml
 
@@ -46,8 +47,8 @@ def read(folder: Path) -> dict[str, Any]:
     return {
         "cfg": cfg,
         "name": folder.name,
-        "baseline": cfg.MODEL.BASELINE,
-        "network": cfg.MODEL.ARCH,
+        "kind": "Baseline" if cfg.MODEL.BASELINE else "SAC",
+        "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
         "iterations": steps[-1]["iter"] if steps else 0,
         "epochs": steps[-1]["epoch"] if steps else 0,
         "losses": [curve(steps, "loss_ce", "source, cross-entropy"), curve(steps, "self_ce", "target, consistency")],
@@ -132,11 +133,12 @@ def log(path: Path) -> dict[str, Any]:
     """Provenance (the latest values), start, end and warnings from a log.txt; empty if there is none."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
     entries = [match.groups() for line in lines if (match := LOG_LINE.match(line))]
-    origin = {}
+    origin, kind = {}, {"kind": "Source only"} if any(message == SOURCE_ONLY for _, _, message in entries) else {}
     for _, _, message in entries:
         key, _, value = message.partition(": ")
         if key in PROVENANCE and value:
             origin[key] = value
     if entries:
         origin |= {"started": entries[0][0], "last entry": entries[-1][0]}
-    return {"origin": list(origin.items()), "warnings": [text for _, level, text in entries if level == "WARNING"]}
+    warnings = [text for _, level, text in entries if level == "WARNING"]
+    return kind | {"origin": list(origin.items()), "warnings": warnings}

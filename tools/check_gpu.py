@@ -1,0 +1,222 @@
+"""What to run first on a new GPU machine: whether training computes there what it should, and what it takes.
+
+Trains small networks for 20 iterations on a toy world and compares losses and snapshots; runs the published step in
+parts of the card's memory; measures the step and the loader. Prints a table and writes OUT/report.md, fit to be pasted
+into an issue, and OUT/report.json; exit status 1 on any failure. --device cpu rehearses it without a GPU: every line
+that can be.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from core.cli import Parser, UserError, run  # isort: skip
+
+from core.config import KEYS
+from core.files import write_bytes
+from core.threads import cores
+from datasets import lists
+from tools.benchmarks.material import Settings, render
+from tools.gpu_check import device
+from tools.gpu_check.children import LIMIT, Children, Failed
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = """examples:
+  bash launch/check_gpu.sh
+  bash launch/check_gpu.sh --device cpu
+"""
+MODES = {"baseline": True, "sac": False}
+EXACT, ROUGH = 1e-4, 5e-2  # relative deviations of losses from the CPU's in float32
+CAPS = ((11, "float32", 2), (11, "bfloat16", 2), (24, "bfloat16", 4))  # GB, precision, TRAIN.MICRO_BATCH
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    found: str
+    limit: str = ""
+    passed: bool | None = None  # None: not measured here
+
+
+def attempt(name: str, check: Callable[[], Row]) -> Row:
+    """A check's row; what it raises is a failure, and the others follow."""
+    try:
+        return check()
+    except (Failed, UserError, OSError, subprocess.SubprocessError, ValueError) as error:
+        return Row(name, " ".join(str(error).split())[:160] or type(error).__name__, "", False)
+
+
+class Check:
+    """All checks.
+
+    Args:
+        device: cuda or cpu.
+        children: where they run.
+        out: folder of the report.
+    """
+
+    def __init__(self, device: str, children: Children, out: Path) -> None:
+        self.device, self.children, self.out, self.machine = device, children, out, {}
+
+    def rows(self) -> Iterator[Row]:
+        """Each check's row, one after the other."""
+        self.machine = self.children.call(device.machine, self.device)
+        cards = self.machine.get("names") or ["none: a rehearsal on the CPU"]
+        yield Row("machine", f"{', '.join(cards)}; torch {self.machine['torch']}", "", True)
+        for mode in MODES:
+            yield from self.precisions(mode)
+        for name in ("twice", "continued"):
+            yield attempt(name, lambda name=name: self.equal(name))
+        yield attempt("two_processes", self.two_processes)
+        yield attempt("waits", self.waits)
+        for cap in CAPS:
+            yield attempt(f"memory_{cap[0]}_GB_{cap[1]}", lambda cap=cap: self.memory(*cap))
+        yield from self.loaders()
+        yield from self.benchmark()
+
+    def precisions(self, mode: str) -> Iterator[Row]:
+        """Losses of a mode in each precision against those of the CPU in float32."""
+        allowed = next(key.rule for key in KEYS if key.name == "TRAIN.PRECISION").test
+        for precision in ("float32", "bfloat16", "float16"):
+            if allowed(precision):
+                yield attempt(f"{mode}_{precision}", lambda p=precision: self.precision(mode, p))
+
+    def precision(self, mode: str, precision: str) -> Row:
+        """One of them."""
+        exact = self.train(f"{mode}_cpu", "cpu", "TRAIN.PRECISION", "float32", baseline=MODES[mode])
+        # CPUs that do not compute in bfloat16 take many times as long.
+        count = 3 if self.device == "cpu" and precision != "float32" else 20
+        pairs = ("TRAIN.PRECISION", precision)
+        ours = self.train(f"{mode}_{precision}", self.device, *pairs, baseline=MODES[mode], iterations=count)
+        limit, found = EXACT if precision == "float32" else ROUGH, ours.deviation(exact)
+        return Row(f"{mode}_{precision}", f"losses differ by {found:.1e} from the CPU's", f"{limit:g}", found <= limit)
+
+    def train(self, run: str, device: str, *pairs: str, baseline: bool = False, iterations: int = 20) -> object:
+        """A training of some iterations; one that is done already is only read."""
+        return self.children.train(run, device, *pairs, baseline=baseline, iterations=iterations)
+
+    def equal(self, name: str) -> Row:
+        """Deterministic trainings: twice the same, once in two parts."""
+        pairs = ("TRAIN.DETERMINISTIC", "True")
+        whole = self.train("whole", self.device, *pairs)
+        if name == "continued":
+            self.train(name, self.device, *pairs, iterations=10)
+        found = self.train(name, self.device, *pairs).different(whole)
+        return Row(name, f"{found} numbers or tensors differ from an uninterrupted deterministic run", "0", found == 0)
+
+    def two_processes(self) -> Row:
+        """SAC on two cards with NCCL, or on the CPU with Gloo, against one process."""
+        device, backend = ("cuda", "NCCL") if self.machine["cards"] > 1 else ("cpu", "Gloo, on the CPU")
+        pairs = ("TRAIN.PRECISION", "float32")
+        one = self.train(f"one_{device}", device, *pairs)
+        found = self.children.train_on_two("two", device, *pairs).deviation(one)
+        return Row("two_processes", f"{backend}: losses differ by {found:.1e}", f"{EXACT:g}", found <= EXACT)
+
+    def waits(self) -> Row:
+        """Whether the step waits for the device."""
+        noticed = self.children.call(device.waits, self.device)
+        return Row("waits", "a step waits for nothing" if noticed else "not measured: no GPU", "0", noticed or None)
+
+    def memory(self, cap: int, precision: str, micro_batch: int) -> Row:
+        """The published step in a part of the card's memory."""
+        name, what = f"memory_{cap}_GB_{precision}", f"ResNet-101, TRAIN.MICRO_BATCH {micro_batch}"
+        if self.machine["cards"] and max(self.machine["GB"]) < cap:
+            return Row(name, f"not measured: the card has {max(self.machine['GB'])} GB", f"{cap} GB")
+        found = self.children.call(device.peak, self.device, precision, micro_batch, cap)
+        if found is None:
+            return Row(name, "not measured: no GPU", f"{cap} GB")
+        return Row(name, f"{found:.1f} GB: {what}", f"{cap} GB", found <= cap)
+
+    def loaders(self) -> Iterator[Row]:
+        """Images per second from several workers."""
+        small, root = self.device == "cpu", self.children.world
+        if not small:
+            root = self.children.folder / "large"
+            self.children.call(make_world, root, False)
+        for workers in (4, 8, 16):
+            name = f"loader_{workers}_workers"
+            if workers > cores() and not (small and workers == 4):
+                yield Row(name, f"not measured: {cores()} cores")
+                continue
+            check = (device.loader, str(root), workers, small)
+            yield attempt(name, lambda check=check, name=name: Row(
+                name, f"{self.children.call(*check):.0f} images/s" + " of toy size" * small, "", True))
+
+    def benchmark(self) -> Iterator[Row]:
+        """The rows of tools/benchmark.py for a GPU, as far as they are done in time."""
+        if self.device == "cpu":
+            yield Row("benchmark", "not measured: no GPU")
+            return
+        file = self.out / "benchmark.json"
+        command = [sys.executable, str(ROOT / "tools" / "benchmark.py"), "gpu", "--runs", "3", "--json", str(file)]
+        try:
+            done = subprocess.run(command, cwd=ROOT, timeout=LIMIT, capture_output=True, text=True)
+            if done.returncode:
+                yield Row("benchmark", (done.stderr.strip().splitlines() or ["failed"])[-1][:160], "", False)
+        except subprocess.TimeoutExpired:
+            yield Row("benchmark", f"the rest takes longer than {LIMIT} s")
+        for name, row in (json.loads(file.read_text()) if file.exists() else {}).items():
+            goal = row.get("goal")
+            yield Row(name, f"{1000 * row['seconds']:.1f} ms, {row['ratio']:.2f} times its floor",
+                      f"{goal:g}" if goal else "", None if goal is None else row["ratio"] <= goal)
+
+
+def make_world(folder: Path, small: bool) -> None:
+    """Toy images with their lists; not `small`: of the real sizes."""
+    material = render(folder, Settings(quick=small, runs=1, images=8))
+    lists.write(folder / "train_game_9K.txt", material.source)
+    lists.write(folder / "train_cityscapes.txt", material.target)
+
+
+WORDS = {True: "pass", False: "FAIL", None: "-"}
+
+
+def report(rows: list[Row], machine: dict, seconds: float) -> str:
+    """Markdown, fit to be pasted into an issue."""
+    lines = [f"# GPU check: {sum(row.passed is False for row in rows)} of {len(rows)} failed, {seconds:.0f} s", ""]
+    lines += [f"* {name}: {value}" for name, value in machine.items()]
+    lines += ["", "| check | result | found | at most |", "| --- | --- | --- | --- |"]
+    return "\n".join(lines + [f"| {r.name} | {WORDS[r.passed]} | {r.found} | {r.limit} |" for r in rows]) + "\n"
+
+
+def main() -> None:
+    """Parse, check, report."""
+    parser = Parser(description=__doc__, epilog=EXAMPLES)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse without a GPU")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu", metavar="DIR", help="for the report")
+    args = parser.parse_args()
+    start, rows = time.perf_counter(), []
+    with tempfile.TemporaryDirectory(prefix="check_gpu_") as folder:
+        children = Children(Path(folder), Path(folder) / "world")
+        check = Check(args.device, children, args.out)
+        try:
+            children.call(make_world, children.world, True)
+            for row in check.rows():
+                rows.append(row)
+                print(f"{WORDS[row.passed]:5} {row.name:26} {row.found}" + f" (at most {row.limit})" * bool(row.limit),
+                      flush=True)
+        except Failed as error:  # of the first: there is no such device
+            raise UserError(str(error).partition(": ")[2] or str(error)) from None
+        finally:
+            if rows:
+                taken = time.perf_counter() - start
+                entries = {"machine": check.machine, "seconds": round(taken, 1), "rows": [r._asdict() for r in rows]}
+                write_bytes(args.out / "report.json", (json.dumps(entries, indent=1) + "\n").encode(), durable=False)
+                write_bytes(args.out / "report.md", report(rows, check.machine, taken).encode(), durable=False)
+                said = children.said.read_bytes() if children.said.exists() else b""
+                write_bytes(args.out / "said.txt", said, durable=False)
+    print(f"report: {args.out / 'report.md'}")
+    if any(row.passed is False for row in rows):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,215 @@
+"""The way from data to report as data: stages, their commands, and what each needs. Nothing is run here."""
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from core import config
+from core.cli import UserError
+from datasets import PUBLISHED, lists
+
+ROWS = ("source", "abn", "control", "sac", "oracle")  # what is trained and compared, in this order
+TITLES = {"source": "source only", "abn": "ABN", "control": "ABN, as long as SAC", "sac": "SAC", "oracle": "oracle"}
+# In the names of runs, as launch/train.sh has them; in the names of files.
+INFIX = {"source": "_source", "abn": "_abn", "control": "_control", "sac": "", "oracle": "_oracle"}
+FILES = {"source": "source_only", "abn": "baseline", "control": "control", "sac": "sac", "oracle": "oracle"}
+
+Command = tuple[str, ...]  # arguments of python, in the repository's root
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the way."""
+
+    name: str
+    says: str  # what it does
+    commands: tuple[Command, ...]
+    after: tuple[str, ...] = ()  # stages whose results it reads
+    log: str = ""  # of a training: its log.txt
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is adapted to what, and where everything lies."""
+
+    abn: str  # configuration of the baseline
+    sac: str  # configuration of SAC
+    abn_pairs: Command  # KEY VALUE ... for the baseline alone
+    pairs: Command  # KEY VALUE ... for all
+    validation: str  # labelled list of the target, "" = none
+    home: str  # folder of the results
+    exp: str
+    runs: dict[str, str]  # row -> name of its run
+    dataloader: str = "cityscapes"
+    root: str = ""  # of snapshots/, logs/ and masks/; "" = the repository's
+    out: str = ""  # folder of the report and the summary; "" = home
+    seed: int = 0
+    prepare: tuple[Stage, ...] = ()  # stages that make the data
+    train_options: Command = ()
+    infer_options: Command = ()
+    processes: int = 1
+
+    def folder(self, kind: str, row: str) -> str:
+        """`snapshots`, `logs` or `masks` of a row."""
+        middle = () if kind == "masks" else (self.dataloader,)
+        return str(Path(self.root, kind, *middle, self.exp, self.runs[row]))
+
+    def snapshot(self, row: str) -> str:
+        """The result of a row's training. The last one: choosing a better one would take labels."""
+        return f"{self.folder('snapshots', row)}/last.pth"
+
+    def configuration(self, row: str) -> tuple[str, Command]:
+        """Configuration file and KEY VALUE ... of a row, but for the importance weights."""
+        if row == "sac":
+            return self.sac, self.pairs
+        cfg, own = config.load(self.sac, self.pairs)[0], config.load(self.abn, self.abn_pairs)[0]
+        total, pairs = cfg.TRAIN.NUM_EPOCHS, (*self.abn_pairs, *self.pairs)
+        if total < 2:
+            raise UserError(f"TRAIN.NUM_EPOCHS = {total}: SAC continues the baseline's count, expected at least 2")
+        epochs = own.TRAIN.NUM_EPOCHS if own.TRAIN.NUM_EPOCHS < total else total // 2
+        if row in ("control", "oracle"):
+            epochs = total
+        if config.load(self.abn, pairs)[0].TRAIN.NUM_EPOCHS != epochs:
+            pairs += ("TRAIN.NUM_EPOCHS", str(epochs))
+        if row == "source":  # the pass for BatchNorm's statistics sees the source, and so do the colours
+            pairs += ("TRAIN.TARGET", cfg.TRAIN.TASK, "DATASET.RENORM_SOURCE", "False")
+        if row == "oracle":
+            pairs += ("TRAIN.TASK", cfg.TRAIN.TARGET, "DATASET.RENORM_SOURCE", "False", "VAL.SELECT", "",
+                      "VAL.LISTS", f"[{self.validation}]")
+        return self.abn, pairs
+
+
+def stages(task: Task, rows: Collection[str]) -> list[Stage]:
+    """Every stage for these rows, each after those that it needs.
+
+    Raises:
+        UserError: a row makes no sense here.
+    """
+    cfg, _ = config.load(task.sac, task.pairs)
+    if cfg.MODEL.BASELINE:
+        raise UserError(f"{task.sac}: MODEL.BASELINE is True; give the configuration of SAC")
+    if "oracle" in rows:
+        _check_labels(cfg, task)
+    rows, weights = [row for row in ROWS if row in rows], cfg.DATASET.SAMPLE_WEIGHTS
+    found = [*task.prepare, _check(task, tuple(s.name for s in task.prepare[-1:]))]
+    trained = [row for row in ROWS if row in rows or row == "abn" and {"sac", "control"} & set(rows)]
+    for row in trained:
+        if row == "sac" and not weights:
+            found += _weights(task, cfg)
+        found.append(_training(task, row, "" if weights or row != "sac" else f"{task.home}/weights.data"))
+    for row in rows if task.validation else ("sac",) if "sac" in rows else ():
+        found.append(_masks(task, row, task.validation or cfg.TRAIN.TARGET, f"infer_{FILES[row]}"))
+    for row in rows if task.validation else ():
+        found.append(_evaluation(task, row, cfg))
+    return [*found, *_pages(task, rows, trained, cfg)]
+
+
+def _check_labels(cfg: CfgNode, task: Task) -> None:
+    name, root = cfg.TRAIN.TARGET, cfg.DATASET.ROOT
+    if not task.validation:
+        raise UserError("--rows oracle: there is no labelled list of the target to measure on (VAL.LISTS)")
+    if lists.exists(name, root) and any(sample.label is None for sample in lists.read(name, root)):
+        raise UserError(f"--rows oracle: the target's list {name} has no labels to train on; leave the oracle out")
+
+
+def _check(task: Task, after: tuple[str, ...]) -> Stage:
+    abn, pairs = task.configuration("abn")
+    command = ("tools/check_data.py", "--cfg", abn, *_set(pairs))
+    return Stage("check", "look at every file that will be read", (command,), after)
+
+
+def _training(task: Task, row: str, weights: str) -> Stage:
+    cfg, pairs = task.configuration(row)
+    says = {
+        "source": "train on the source alone; nothing of the target is read",
+        "abn": "train the baseline: the source's labels, the target's BatchNorm statistics (ABN)",
+        "control": "train the baseline on, for as many epochs as SAC has in total",
+        "sac": "train SAC, from the baseline",
+        "oracle": "train on the target's labels, to see how far adaptation could get",
+    }[row]
+    continued = row in ("control", "sac")
+    resume = ("--resume", task.snapshot("abn")) if continued else ()
+    if weights:
+        pairs += ("DATASET.SAMPLE_WEIGHTS", weights)
+    folders = ("--snapshot-dir", f"{task.root}/snapshots", "--logdir", f"{task.root}/logs") if task.root else ()
+    command = ("train.py", "--cfg", cfg, "--exp", task.exp, "--run", task.runs[row], "--dataloader", task.dataloader,
+               "--seed", str(task.seed), *folders, *resume, *task.train_options, *_set(pairs))
+    after = (("weights",) if weights else ()) + ((FILES["abn"],) if continued else ("check",))
+    return Stage(FILES[row], says, (_parallel(task, command),), after, f"{task.folder('logs', row)}/log.txt")
+
+
+def _weights(task: Task, cfg: CfgNode) -> list[Stage]:
+    """The masks of the target, and the importance weights from them."""
+    masks = _masks(task, "abn", cfg.TRAIN.TARGET, "infer_target")
+    command = ("tools/compute_image_weights.py", "--labels", _mask_folder(task, "abn", cfg.TRAIN.TARGET),
+               "--ext", "*.png", "--classes", cfg.DATASET.CLASSES, "--out", f"{task.home}/weights.data", "--force")
+    return [masks, Stage("weights", "find the target images with rare classes", (command,), ("infer_target",))]
+
+
+def _mask_folder(task: Task, row: str, name: str) -> str:
+    return f"{task.folder('masks', row)}/{Path(name).stem}"
+
+
+def _masks(task: Task, row: str, name: str, stage: str) -> Stage:
+    cfg, pairs = task.configuration(row)
+    kinds = ("--save", "ids", "vis") if not task.validation and stage != "infer_target" else ()
+    command = ("infer_val.py", "--cfg", cfg, "--resume", task.snapshot(row), "--infer-list", name,
+               "--mask-output-dir", _mask_folder(task, row, name), "--resume-output", "--force", *kinds,
+               *task.infer_options, *_set(pairs))
+    return Stage(stage, f"write masks of {name}, by {TITLES[row]}", (_parallel(task, command),), (FILES[row],))
+
+
+def _evaluation(task: Task, row: str, cfg: CfgNode) -> Stage:
+    ignored = ("--ignore", *map(str, cfg.VAL.IGNORE_CLASS)) if cfg.VAL.IGNORE_CLASS else ()
+    command = ("tools/evaluate.py", "--predictions", _mask_folder(task, row, task.validation), "--list",
+               task.validation, "--root", cfg.DATASET.ROOT, "--classes", cfg.DATASET.CLASSES, *ignored,
+               "--json", f"{task.home}/{FILES[row]}.json", "--force")
+    return Stage(f"evaluate_{FILES[row]}", f"measure {TITLES[row]} on {task.validation}", (command,),
+                 (f"infer_{FILES[row]}",))
+
+
+def _pages(task: Task, rows: list[str], trained: list[str], cfg: CfgNode) -> list[Stage]:
+    """The report, and where there are labels the table; SAC comes last in the report, which compares it."""
+    ordered = sorted(trained, key=lambda row: (row == "sac", row != "abn"))
+    data, out = ("--root", cfg.DATASET.ROOT, "--classes", cfg.DATASET.CLASSES), task.out or task.home
+    logs = (task.folder("logs", row) for row in ordered)
+    command = ("tools/report.py", *logs, "--out", f"{out}/report", *data, "--force")
+    if not task.validation:
+        return [Stage("report", "write the report", (command,), tuple(FILES[row] for row in trained))]
+    masks = [f"{FILES[r]}={_mask_folder(task, r, task.validation)}" for r in ordered if r in rows]
+    command += ("--list", task.validation, "--masks", *masks)
+    table = ("tools/summarise_rows.py", "--folder", task.home, "--out", out, "--list", task.validation, *data,
+             "--seed", str(task.seed), "--masks", *(m for row in rows for m in masks if m.startswith(FILES[row] + "=")))
+    after = tuple(f"evaluate_{FILES[row]}" for row in rows)
+    return [Stage("report", "write the report", (command,), after), Stage("table", "compare", (table,), after)]
+
+
+def _set(pairs: Command) -> Command:
+    return ("--set", *pairs) if pairs else ()
+
+
+def _parallel(task: Task, command: Command) -> Command:
+    """The command under torchrun where there are several processes."""
+    if task.processes == 1:
+        return command
+    return ("-m", "core.torchrun", "--standalone", "--nproc_per_node", str(task.processes), "--", *command)
+
+
+def keys(found: Iterable[Stage]) -> dict[str, str]:
+    """What each stage's result depends on, as a key: its commands, and the keys of the stages before it."""
+    result: dict[str, str] = {}
+    for stage in found:
+        content = json.dumps([stage.commands, [result[name] for name in stage.after]])
+        result[stage.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return result
+
+
+def source_list_that_selects(cfg: CfgNode) -> Command:
+    """VAL.SELECT ... for a published task: the source's own list, so that no label of the target chooses anything."""
+    if cfg.VAL.SELECT or cfg.VAL.LISTS or cfg.TRAIN.TASK not in PUBLISHED:
+        return ()
+    return ("VAL.SELECT", PUBLISHED[cfg.TRAIN.TASK])

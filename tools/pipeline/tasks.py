@@ -1,0 +1,140 @@
+"""What is adapted to what: a published pair of source and network, somebody's own configuration, or the demo."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from core import config
+from core.cli import UserError
+from core.files import read_bytes, write_bytes
+from core.run_folder import Run
+from datasets import PUBLISHED, lists
+from tools.pipeline import precision
+from tools.pipeline.plan import FILES, INFIX, ROWS, Command, Stage, Task, source_list_that_selects
+from tools.pipeline.record import Record
+
+NETWORKS = {"resnet101": "deeplabv2_resnet101", "vgg16": "deeplabv2_vgg16", "vgg16fcn": "fcn_vgg16"}
+SOURCES = {
+    "gta": ("TRAIN.TASK", "train_game_9K"),
+    "synthia": ("TRAIN.TASK", "train_synthia_9K", "VAL.IGNORE_CLASS", "9,14,16"),
+}
+RAW = {"gta": ("game/labels", "game/labels_cs"), "synthia": ("synthia/GT/LABELS", "synthia/labels_cs"),
+       "cs": ("cityscapes/gtFine", "cityscapes/gtFine2")}  # of convert_train_ids.py --dataset
+WORLDS = ("--worlds", "gta,cityscapes", "--calm", "--gta", "400", "--gta-size", "240x132", "--size", "256x128")
+
+
+def here(what: list[str], called_in: Path, root: Path) -> list[str]:
+    """The arguments with the configuration's path as seen from the repository's root."""
+    if not what[0].endswith((".yaml", ".yml")):
+        return what
+    path = called_in / what[0]
+    if not path.is_file():
+        path = root / what[0]
+    if not path.is_file():
+        raise UserError(f"there is no configuration {what[0]}")
+    return [os.path.relpath(path, root) if path.is_relative_to(root) else str(path), *what[1:]]
+
+
+def split(what: list[str]) -> tuple[str, Command]:
+    """The name of a task, and KEY VALUE ...; UserError if there is no such task."""
+    first, rest = what[0], what[1:]
+    if first in SOURCES:
+        if not rest or rest[0] not in NETWORKS:
+            raise UserError(f"{first} needs a network: {', '.join(NETWORKS)}")
+        first, rest = f"{first}_{rest[0]}", rest[1:]
+    elif first != "demo" and not first.endswith((".yaml", ".yml")):
+        raise UserError(f"expected {', '.join(SOURCES)}, demo or a configuration (.yaml), got {first}")
+    if len(rest) % 2:
+        raise UserError(f"expected KEY VALUE pairs, {rest[-1]} is left over")
+    return first, tuple(rest)
+
+
+def home(what: list[str], seed: int) -> Path:
+    """Where the task's record and results go."""
+    name, _ = split(what)
+    if name == "demo":
+        return Path(f"results/demo/seed{seed}")
+    exp, number = os.environ.get("EXP") or "v1", os.environ.get("EXP_ID") or "01"
+    Run(exp, number)  # checks the names
+    return Path("results", exp, f"{number}_{Path(name).stem}")
+
+
+def make(what: list[str], seed: int, record: Record) -> Task:
+    """The task.
+
+    Args:
+        what: as `here` has it.
+        seed: of the trainings.
+        record: of what was done before.
+    """
+    name, pairs = split(what)
+    folder = record.path.parent
+    if name == "demo":
+        return _demo(pairs, seed, folder)
+    number, stem = folder.name.partition("_")[::2]
+    runs = {row: f"{number}{INFIX[row]}_{stem}" for row in ROWS}
+    common = {"home": str(folder), "exp": folder.parent.name, "runs": runs, "seed": seed, "processes": processes()}
+    if name.endswith((".yaml", ".yml")):
+        return _own(name, pairs, common)
+    source, _, network = name.partition("_")
+    sac, pairs = f"configs/{NETWORKS[network]}_train.yaml", (*SOURCES[source], *pairs)
+    cfg, _ = config.load(sac, pairs)
+    prepare = _published_data(source, cfg.DATASET.ROOT, cfg.TRAIN.TASK, record)
+    return Task(f"configs/{NETWORKS[network]}.yaml", sac, (), (*source_list_that_selects(cfg), *pairs),
+                "val_cityscapes", prepare=prepare, **common)
+
+
+def _own(name: str, pairs: Command, common: dict) -> Task:
+    cfg, _ = config.load(name, pairs)
+    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if cfg.TRAIN.TASK in PUBLISHED else [""])
+    pairs = (*source_list_that_selects(cfg), *pairs)
+    return Task(name, name, ("MODEL.BASELINE", "True"), pairs, validation[-1], dataloader="own", **common)
+
+
+def _published_data(source: str, root: str, task: str, record: Record) -> tuple[Stage, ...]:
+    """Train IDs and lists; none where the lists are there already, made by other means."""
+    needed = (task, PUBLISHED.get(task, task), "train_cityscapes", "val_cityscapes")
+    if "lists" not in record.stages and all(lists.exists(name, root) for name in needed):
+        return ()
+    return _labels_and_lists(source, root)
+
+
+def _labels_and_lists(source: str, root: str) -> tuple[Stage, ...]:
+    commands = tuple(
+        ("tools/convert_train_ids.py", "--dataset", name, "--ann-data", f"{root}/{RAW[name][0]}", "--ann-out",
+         f"{root}/{RAW[name][1]}") for name in (source, "cs"))
+    make_lists = ("tools/make_lists.py", "--root", root)
+    return (Stage("convert", "make train IDs of the raw labels", commands),
+            Stage("lists", "write the lists", (make_lists,), ("convert",)))
+
+
+def _demo(pairs: Command, seed: int, folder: Path) -> Task:
+    data = f"{folder}/data"
+    worlds = Stage("worlds", "render the toy worlds",
+                   (("tools/make_streets.py", "--out", data, "--seed", str(seed), *WORLDS),))
+    convert, make_lists = _labels_and_lists("gta", data)
+    prepare = (worlds, Stage(convert.name, convert.says, convert.commands, ("worlds",)), make_lists)
+    pairs = ("DATASET.ROOT", data, "TRAIN.PRECISION", _precision(folder), *pairs)
+    return Task("configs/demo.yaml", "configs/demo_train.yaml", (), pairs, "val_cityscapes", home=str(folder),
+                exp="demo", runs=FILES, root=str(folder), seed=seed, prepare=prepare, out="results/demo",
+                train_options=("--workers", "1"), infer_options=("--scales", "0.5"))
+
+
+def _precision(folder: Path) -> str:
+    """The precision that this machine is faster in, found out once: an interrupted demo resumes in the same."""
+    path = folder / "precision.txt"
+    if path.is_file():
+        return read_bytes(path).decode().strip()
+    chosen, why = precision.faster()
+    print(f"TRAIN.PRECISION {chosen}: {why}", flush=True)
+    write_bytes(path, f"{chosen}\n".encode())
+    return chosen
+
+
+def processes() -> int:
+    """NUM_GPUS, or the GPUs that are there; at least 1."""
+    given = os.environ.get("NUM_GPUS") or str(torch.cuda.device_count())
+    if not given.isdecimal() or int(given) > 1024:
+        raise UserError(f"NUM_GPUS={given}: expected a number from 0 to 1024")
+    return max(1, int(given))
