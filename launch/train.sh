@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Train: bash launch/train.sh {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] [--target NAME] [KEY VALUE ...]
+# Train: bash launch/train.sh {gta|synthia} NETWORK [base] [--target NAME] [KEY VALUE ...]
 #
+#   NETWORK     resnet101, vgg16, vgg16fcn; with encoders of timm (docs/encoders.md) dinov2b, convnext, lite0
 #   base        the ABN baseline; without it SAC, from RESUME
 #   --target NAME   adapt to another data set of configs/domains, by its lists train_NAME and val_NAME; the run is then
 #                   {EXP_ID}[_abn]_{source}_NAME_{net}, its importance weights data/NAME_weights_{net}_{source}.data
@@ -16,7 +17,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
-[ $# -ge 2 ] || fail "expected {gta|synthia} {resnet101|vgg16|vgg16fcn} [base] (see bash launch/train.sh --help)"
+[ $# -ge 2 ] || fail "expected {gta|synthia} NETWORK [base] (see bash launch/train.sh --help)"
 source=$1 net=$2; shift 2
 overrides=()
 case $source in
@@ -28,7 +29,8 @@ case $net in
     resnet101) config=deeplabv2_resnet101 ;;
     vgg16) config=deeplabv2_vgg16 ;;
     vgg16fcn) config=fcn_vgg16 ;;
-    *) fail "unknown network $net: expected resnet101, vgg16 or vgg16fcn" ;;
+    dinov2b | convnext | lite0) config=${net}_timm ;;
+    *) fail "unknown network $net: expected resnet101, vgg16, vgg16fcn, dinov2b, convnext or lite0" ;;
 esac
 mode=sac pair=$source weighted=cs
 if [ "${1:-}" = base ]; then mode=base; shift; fi

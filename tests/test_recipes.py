@@ -1,6 +1,7 @@
 """What newer encoders are trained with, off by default: groups, rates, ramp, clipping, scaled losses, recomputation."""
 
 import copy
+from pathlib import Path
 
 import batches
 import pytest
@@ -17,6 +18,7 @@ from core.recompute import blocks, recompute
 from core.steps import BaselineStep, SACStep
 from models import build
 
+ROOT = Path(__file__).parents[1]
 CLASSES, SIZE = 5, (32, 64)
 
 
@@ -193,8 +195,23 @@ def test_blocks_are_the_innermost_ones() -> None:
     (("MODEL.SCHEDULE", "cosine"), "constant | poly"),
     (("MODEL.OPT_NESTEROV", "True", "MODEL.OPT", "AdamW"), "needs MODEL.OPT SGD"),
 ])
-def test_keys_that_do_not_fit_together(tmp_path: object, pairs: tuple[str, ...], said: str) -> None:
+def test_keys_that_do_not_fit_together(tmp_path: Path, pairs: tuple[str, ...], said: str) -> None:
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(UserError) as caught:
         config.load(str(tmp_path / "empty.yaml"), pairs)
     assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("network", ["dinov2b", "convnext", "lite0"])
+def test_a_pair_of_configurations_fits_together(network: str) -> None:
+    """SAC starts from the baseline's snapshot: the same network, and epochs that are left."""
+    abn, sac = (config.load(str(ROOT / f"configs/{network}_timm{kind}.yaml"))[0] for kind in ("", "_train"))
+    assert abn.MODEL.BASELINE and not sac.MODEL.BASELINE and sac.TRAIN.NUM_EPOCHS > abn.TRAIN.NUM_EPOCHS
+    for section, key in [("MODEL", "ARCH"), ("MODEL", "ENCODER"), ("MODEL", "PATCH_SIZE"), ("DATASET", "MEAN"),
+                         ("DATASET", "STD"), ("MODEL", "OPT"), ("MODEL", "LAYER_DECAY")]:
+        assert abn[section][key] == sac[section][key], key
+    timm = pytest.importorskip("timm", reason="timm is not installed (requirements-encoders.txt)")
+    entry = timm.get_pretrained_cfg(abn.MODEL.ENCODER)
+    file = f"models/pretrained/{entry.architecture}.{entry.tag}.safetensors"
+    assert abn.MODEL.INIT_MODEL == sac.MODEL.INIT_MODEL == file  # as tools/download.py names it
+    assert (tuple(abn.DATASET.MEAN), tuple(abn.DATASET.STD)) == (entry.mean, entry.std)

@@ -1,6 +1,6 @@
 """Every stage from checked data to the report: what launch/adapt.sh runs.
 
-  gta|synthia NETWORK   the published setting; resnet101, vgg16 or vgg16fcn
+  gta|synthia NETWORK   the published setting; resnet101, vgg16 or vgg16fcn, or an encoder: dinov2b, convnext, lite0
   CONFIG.yaml           your own SAC configuration (docs/own_data.md)
   demo                  toy worlds, rendered first (launch/demo.sh)
 

@@ -128,7 +128,7 @@ def main() -> None:
     print(f"{'GB on one GPU, estimated':{width}} TRAIN.MICRO_BATCH{columns}")
     for name, cfg in configurations.items():
         for precision in ("float32", "bfloat16") if cfg.TRAIN.PRECISION == "auto" else (cfg.TRAIN.PRECISION,):
-            sizes = estimate(cfg, precision == "bfloat16", args.micro_batches)
+            sizes = estimate(cfg, precision.endswith("16"), args.micro_batches)
             print(f"{name:{width}} {precision:17}" + "".join(f"{size / GB:6.1f}" for size in sizes), flush=True)
 
 

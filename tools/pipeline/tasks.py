@@ -14,7 +14,10 @@ from tools.pipeline import precision
 from tools.pipeline.plan import FILES, INFIX, ROWS, Command, Stage, Task, source_list_that_selects
 from tools.pipeline.record import Record
 
-NETWORKS = {"resnet101": "deeplabv2_resnet101", "vgg16": "deeplabv2_vgg16", "vgg16fcn": "fcn_vgg16"}
+NETWORKS = {
+    "resnet101": "deeplabv2_resnet101", "vgg16": "deeplabv2_vgg16", "vgg16fcn": "fcn_vgg16", "dinov2b": "dinov2b_timm",
+    "convnext": "convnext_timm", "lite0": "lite0_timm",
+}
 SOURCES = {
     "gta": ("TRAIN.TASK", "train_game_9K"),
     "synthia": ("TRAIN.TASK", "train_synthia_9K", "VAL.IGNORE_CLASS", "9,14,16"),
