@@ -114,7 +114,7 @@ def refine_rows(settings: Settings) -> list[Row]:
     step.class_prior.fill_(0.05)
     m = consistency.upsample(teacher.logits, crop).softmax(dim=1)
     times = in_turns(partial(from_fusion_to_loss, step, views, m),
-                     lambda: step.descend_target(views, step.label(views, learn=False)),
+                     lambda: step.descend_target(views, step.label(views, learn=False), step.constants.lr_target),
                      m.clone, runs=settings.runs)
     parts = (("refine", "from fusion to loss", times[0], FUSION_AND_LOSS),
              ("refine_all", "from the logits to the student's gradient", times[1], FUSION_AND_LOSS + REST))
