@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import yaml
 from yacs.config import CfgNode
 
 from core import checkpoint, config, visual
 from core.cli import UserError
 from core.compute import Compute
+from core.files import parse_yaml
 from core.inference import Predictor, load_network
 from datasets import labels
 from datasets.labels import LabelSet
@@ -84,7 +84,7 @@ def _parsed(text: str, snapshot: str) -> CfgNode:
     """A configuration as a run has dumped it, without keys that this version does not know; checked like a file."""
     known = {key.name for key in config.KEYS}
     try:
-        entries = {f"{s}.{k}": value for s, keys in yaml.safe_load(text).items() for k, value in keys.items()}
-    except (yaml.YAMLError, AttributeError):
+        entries = {f"{s}.{k}": value for s, keys in parse_yaml(text, snapshot).items() for k, value in keys.items()}
+    except (UserError, AttributeError):
         raise UserError(f"{snapshot}: its configuration is damaged; name a file as cfg") from None
     return config.load(os.devnull, [x for pair in entries.items() if pair[0] in known for x in pair])[0]
