@@ -210,6 +210,13 @@ def infer(
             future.result()
 
 
+def check_submission(args: Namespace, label_set: labels.LabelSet) -> None:
+    """UserError for a submission of other classes than the test server knows."""
+    if args.submission and label_set.names != labels.CITYSCAPES.names:
+        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
+                        f"DATASET.CLASSES = {label_set.name} are not; leave --submission out")
+
+
 def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
     """A zip of the label-ID masks; UserError where some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
@@ -231,12 +238,13 @@ def main() -> None:
     args = arguments()
     cfg, _ = config.load(args.cfg, args.pairs)
     label_set = labels.load(cfg.DATASET.CLASSES)
+    check_submission(args, label_set)
     args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
     root, samples = find_images(args, cfg.DATASET.ROOT, output)
     names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
     masks = [path for name in names for path in output.paths(name)]
-    inputs = [args.resume, args.cfg, *(os.path.join(root, sample.image) for sample in samples)]
+    inputs = [args.resume, args.cfg, cfg.DATASET.CLASSES, *(os.path.join(root, sample.image) for sample in samples)]
     zipped = OutputFile("--submission", args.submission, args.force, inputs + masks) if args.submission else None
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
@@ -247,7 +255,8 @@ def main() -> None:
         cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     if sha256(args.resume) != folder.maker["snapshot"]:
         raise UserError(f"{args.resume} was replaced while it was read; start again")
-    distributed.on_first(partial(folder.claim, masks, args.force, inputs))
+    beside = output.folder / labels.BESIDE_MASKS
+    distributed.on_first(partial(folder.claim, [*masks, beside], args.force, inputs))
     # Shared out before looking at what is there already: another process may have begun to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
@@ -258,11 +267,12 @@ def main() -> None:
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
     try:
         folder.claim(())  # on other machines: their processes have read the same snapshot
+        labels.say_beside_masks(output.folder, label_set)
         if own:
             infer(args, own, root, output, predict)
     except UserError:
         if distributed.rank() == 0:
-            folder.withdraw()
+            folder.withdraw([beside])
         raise
     if distributed.rank() > 0:
         distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others

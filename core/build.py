@@ -3,22 +3,28 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode
 
 from core import config, distributed, optim, resume
+from core.alarms import Finding, label_findings
 from core.cli import UserError
 from core.compute import Compute, Inputs
 from core.log import Log
+from core.metrics import class_counts
 from core.recompute import recompute
 from core.steps import BaselineStep, Method, SACStep, no_change
 from core.threads import cores
 from core.validation import Validation
 from datasets import Data, check_shared_memory, labels, target_images
+from datasets.images import DataError, read_label
 from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.transforms import renormalised
@@ -26,6 +32,7 @@ from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
 SOURCE_ONLY = "no BatchNorm: this baseline is trained on the source only"
+LOOKED_AT = 8  # labels, at the start of a run
 MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
 
 
@@ -192,6 +199,15 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     )
 
 
+def useless_labels(data: Data) -> list[Finding]:
+    """What a few labels of the source, evenly spread over its list, tell against training on them."""
+    samples, counts = data.samples[data.task], np.zeros(256, np.int64)
+    for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
+        with suppress(DataError):  # training itself says what is wrong with a file
+            counts += class_counts(read_label(Path(data.root, sample.label), data.num_classes))
+    return label_findings(counts, data.class_names)
+
+
 def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) -> None:
     """Say what a run is about to do."""
     if cfg.MODEL.BASELINE and not step.adapts:
@@ -205,6 +221,8 @@ def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) 
     if data.select and (trained := data.trained_on(data.select)):
         log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
                  "images choose a snapshot (VAL.SELECT names another list)")
+    for finding in useless_labels(data):
+        log.warn(f"list {data.task}, by a look at {LOOKED_AT} of its labels: {finding.text}")
     log.say(plan(cfg, step.compute, data.workers, data.seed))
     if (machines := distributed.machines()) > 1:
         log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "

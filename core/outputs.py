@@ -149,10 +149,12 @@ class OutputFolder:
         for folder in {self.path, *(path.parent for path in files)}:
             sweep(folder)
 
-    def withdraw(self) -> None:
-        """Undo `claim` if no file has come of it, so that the folder is free for another maker."""
-        if not any(name != MADE_BY for _, _, names in os.walk(self.path) for name in names):
-            remove(self.record)
+    def withdraw(self, notes: Iterable[Path] = ()) -> None:
+        """Undo `claim` if no file has come of it but notes, so that the folder is free for another maker."""
+        own = {self.record, *notes}
+        if all(Path(folder, name) in own for folder, _, names in os.walk(self.path) for name in names):
+            for path in own:
+                remove(path)
             with suppress(OSError):  # it has folders
                 self.path.rmdir()
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from core.cli import MOST_WORKERS, UserError
@@ -38,6 +39,9 @@ def parallel_map(
     """
     if not 0 <= workers <= MOST_WORKERS:
         raise UserError(f"--workers {workers}: expected a whole number from 0 to {MOST_WORKERS}")
+    # glibc returns freed memory to the system, and a new image waits until its pages are zeroed, unless a large block
+    # was freed before.
+    np.empty(31 * 2**20, np.uint8)
     pool = ThreadPool(max(1, min(workers or cores(), len(items))))
     try:
         yield from tqdm(pool.imap(function, items), desc=desc, total=len(items), unit="file", disable=None)

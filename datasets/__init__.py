@@ -70,7 +70,8 @@ class Data:
         data, train = cfg.DATASET, cfg.TRAIN
         self.seed, self.share, self.workers, self.root = seed, share, workers, data.ROOT
         self.epochs, self.task, self.target_list = train.NUM_EPOCHS, train.TASK, train.TARGET
-        self.num_classes = labels.load(data.CLASSES).num_classes
+        self.class_names = labels.load(data.CLASSES).names
+        self.num_classes = len(self.class_names)
         self.tries = TRIES if data.ON_ERROR == "skip" else 0
         self.game_size = tuple(data.GAME_SIZE) or None
         self.samples: dict[str, list[Sample]] = {}  # by the list's name

@@ -20,8 +20,8 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 2**28  # 16384 x 16384; more is a mistake or an attack, and would take gigabytes in each loader process
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE = 0, 2, 3  # colour types of PNGs
-COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", 4: "grey with alpha", 6: "RGBA"}
+GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6  # colour types of PNGs
+COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", 4: "grey with alpha", RGBA: "RGBA"}
 
 # Unfiltered and run-length coded: for areas of one class the fastest to write and to read, and the smallest
 # file. OpenCV before 4.12 knows no filters; its default takes as long and a quarter more space.

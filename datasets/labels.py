@@ -1,21 +1,25 @@
-"""The only definition of the classes: names, colours, and all maps between raw IDs and train IDs.
+"""Label sets: names, colours, and the map from raw IDs, or colours, to train IDs. Cityscapes' is defined here.
 
 A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw IDs are the values in the label
-files of the data sets.
+files of a data set; some data sets have colours instead.
 """
 
+import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.cli import UserError
-from core.files import read_yaml
+from core.files import read_yaml, write_bytes
+from core.values import written
 
 IGNORE = 255
 NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
+BESIDE_MASKS = "classes.yaml"  # in a folder of masks of another label set than Cityscapes'
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class LabelSet:
     names: tuple[str, ...]
     colours: tuple[tuple[int, int, int], ...]  # RGB
     raw_to_train: Mapping[int, int]  # any other raw ID -> 255
+    colour_to_train: Mapping[tuple[int, int, int], int] = field(default_factory=dict)  # RGB; any other -> 255
 
     @property
     def num_classes(self) -> int:
@@ -84,36 +89,25 @@ _CITYSCAPES = (  # name, label ID in Cityscapes and GTA5, colour
     ("motorcycle", 32, (0, 0, 230)),
     ("bicycle", 33, (119, 11, 32)),
 )
-_LABEL_IDS = {raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)}
 
 CITYSCAPES = LabelSet(
     name="cityscapes",
     names=tuple(name for name, _, _ in _CITYSCAPES),
     colours=tuple(colour for _, _, colour in _CITYSCAPES),
-    raw_to_train=_LABEL_IDS,
+    raw_to_train={raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)},
 )
 
 # SYNTHIA's evaluation protocols leave out these train IDs.
 SYNTHIA_16 = (9, 14, 16)
 SYNTHIA_13 = (3, 4, 5, 9, 14, 16)
 
-# Raw IDs of the published data sets -> train IDs of CITYSCAPES. SYNTHIA's 22, lane marking, is ignored.
-RAW_MAPS: dict[str, Mapping[int, int]] = {
-    "cs": _LABEL_IDS,
-    "gta": _LABEL_IDS,
-    "synthia": {
-        **{1: 10, 2: 2, 3: 0, 4: 1, 5: 4, 6: 8, 7: 5, 8: 13, 9: 7, 10: 11, 11: 18, 12: 17},
-        **{15: 6, 16: 9, 17: 12, 18: 14, 19: 15, 20: 16, 21: 3},
-    },
-}
-
 
 def load(name_or_path: str) -> LabelSet:
     """The label set "cityscapes", or the one described by a YAML file.
 
     Keys of the file: `names`, a list of class names in the order of their train IDs; `colours`, a [red, green, blue]
-    for each; `raw_ids` (optional), {raw ID: train ID}, without which raw IDs are train IDs; `ignore` (optional), raw
-    IDs to ignore, like every raw ID that `raw_ids` does not list.
+    for each; `raw_ids` (optional), {raw ID: train ID or name}, or `raw_colours`, {red green blue: train ID or name},
+    without which raw IDs are train IDs; `ignore` (optional), raw IDs to ignore, like all that `raw_ids` does not list.
 
     Raises:
         UserError: the file is missing or not valid YAML, or has unknown keys or wrong values.
@@ -129,9 +123,22 @@ def load(name_or_path: str) -> LabelSet:
         raise UserError(f"{name_or_path}: {error}") from None
 
 
+def of_masks(folder: Path, given: str = "") -> LabelSet:
+    """The label set of a folder of masks: `given`, or what infer_val.py has said there, or Cityscapes'."""
+    beside = folder / BESIDE_MASKS
+    return load(given or (str(beside) if beside.is_file() else CITYSCAPES.name))
+
+
+def say_beside_masks(folder: Path, label_set: LabelSet) -> None:
+    """Write a label set's names and colours into a folder of masks, for `of_masks`; UserError if the disk refuses."""
+    if label_set is not CITYSCAPES:
+        content = {"names": label_set.names, "colours": label_set.colours}
+        write_bytes(folder / BESIDE_MASKS, json.dumps(content).encode())  # JSON is YAML
+
+
 def _label_set(name: str, content: Any) -> LabelSet:
     """From what `read_yaml` gives, all of it text; ValueError with what is wrong."""
-    allowed = ("names", "colours", "raw_ids", "ignore")
+    allowed = ("names", "colours", "raw_ids", "raw_colours", "ignore")
     if not isinstance(content, dict):
         raise ValueError(f"expected the keys {', '.join(allowed)}")
     unknown = [key for key in content if key not in allowed]
@@ -147,33 +154,68 @@ def _label_set(name: str, content: Any) -> LabelSet:
     if not triples or len(colours) != len(names):
         raise ValueError(f"`colours` must be {len(names)} lists [red, green, blue], each value from 0 to 255")
     rgb = [tuple(_byte(part, "`colours`") for part in colour) for colour in colours]
-    raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), len(names))
-    return LabelSet(name, tuple(names), tuple(rgb), raw_to_train)
+    coloured = colour_map(content["raw_colours"], names) if content.get("raw_colours") is not None else {}
+    if coloured and content.get("raw_ids") is not None:
+        raise ValueError("`raw_ids` and `raw_colours`: expected one of them")
+    raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), names)
+    mapped = coloured or raw_to_train
+    without = set(range(len(names))) - set(mapped.values())
+    if without:
+        raise ValueError(f"no raw {'colour' if coloured else 'ID'} is mapped to train ID {min(without)}")
+    return LabelSet(name, tuple(names), tuple(rgb), raw_to_train, coloured)
 
 
-def _raw_to_train(raw_ids: Any, ignore: Any, num_classes: int) -> dict[int, int]:
+def _raw_to_train(raw_ids: Any, ignore: Any, names: Sequence[str]) -> dict[int, int]:
     if ignore is not None and not isinstance(ignore, list):
         raise ValueError("`ignore` must be a list of raw IDs, each from 0 to 255")
     ignored = [_byte(raw, "`ignore`") for raw in ignore or []]
     if raw_ids is None:
-        raw_ids = {str(i): str(i) for i in range(num_classes) if i not in ignored}
-    if not isinstance(raw_ids, dict):
-        raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
-    mapping = {_byte(raw, "`raw_ids`"): _byte(train, "`raw_ids`") for raw, train in raw_ids.items()}
-    for raw, train in mapping.items():
-        if not (train < num_classes or train == IGNORE):
-            allowed = f"train IDs are 0 to {num_classes - 1}, or 255 for ignored"
-            raise ValueError(f"`raw_ids` maps {raw} to {train}; {allowed}")
+        raw_ids = {str(i): str(i) for i in range(len(names)) if i not in ignored}
+    raw_to_train = id_map(raw_ids, names)
+    for raw, train in raw_to_train.items():
         if raw in ignored and train != IGNORE:
             raise ValueError(f"raw ID {raw} is both in `raw_ids` and in `ignore`")
-    without = set(range(num_classes)) - set(mapping.values())
-    if without:
-        raise ValueError(f"no raw ID is mapped to train ID {min(without)}")
-    return mapping | dict.fromkeys(ignored, IGNORE)
+    return raw_to_train | dict.fromkeys(ignored, IGNORE)
+
+
+def id_map(raw_ids: Any, names: Sequence[str]) -> dict[int, int]:
+    """`raw_ids` of a YAML file, {raw ID: train ID, or name of a class} -> {raw ID: train ID}; ValueError if invalid."""
+    if not isinstance(raw_ids, dict):
+        raise ValueError("`raw_ids` must be {raw ID: train ID}, with raw IDs from 0 to 255")
+    return {_byte(raw, "`raw_ids`"): _train_id("raw_ids", raw, train, names) for raw, train in raw_ids.items()}
+
+
+def colour_map(raw_colours: Any, names: Sequence[str]) -> dict[tuple[int, int, int], int]:
+    """`raw_colours` of a YAML file, {red green blue: train ID, or name} -> {(red, green, blue): train ID}."""
+    example = "`raw_colours` must be {red green blue: train ID}, such as {128 64 128: 0}"
+    if not isinstance(raw_colours, dict):
+        raise ValueError(example)
+    found = {}
+    for text, train in raw_colours.items():
+        parts = text.split()
+        if len(parts) != 3 or not all(_is_byte(part) for part in parts):
+            raise ValueError(f"{example}, not {text!r}")
+        found[tuple(map(int, parts))] = _train_id("raw_colours", text, train, names)
+    return found
+
+
+def _train_id(key: str, raw: str, train: Any, names: Sequence[str]) -> int:
+    """The train ID that a raw one, or a colour, is mapped to by number or by name."""
+    if _is_byte(train) and (int(train) < len(names) or int(train) == IGNORE):
+        return int(train)
+    if train in names:
+        return list(names).index(train)
+    allowed = f"train IDs are 0 to {len(names) - 1}, or 255 for ignored"
+    raise ValueError(f"`{key}` maps {raw} to {written(train)}, no class's name; {allowed}")
+
+
+def _is_byte(text: Any) -> bool:
+    """Whether it is a number from 0 to 255, written as one."""
+    return isinstance(text, str) and NUMBER.fullmatch(text) is not None and int(text) <= 255
 
 
 def _byte(text: Any, key: str) -> int:
     """A number from 0 to 255 that is written as one; ValueError naming the key it stands in."""
-    if not isinstance(text, str) or not NUMBER.fullmatch(text) or int(text) > 255:
+    if not _is_byte(text):
         raise ValueError(f"{key} holds {'nothing' if text is None else text}, expected numbers from 0 to 255")
     return int(text)

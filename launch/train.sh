@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Train: bash launch/train.sh {gta|synthia} NETWORK [base] [KEY VALUE ...]
+# Train: bash launch/train.sh {gta|synthia} NETWORK [base] [--target NAME] [KEY VALUE ...]
 #
 #   NETWORK     resnet101, vgg16, vgg16fcn; with encoders of timm (docs/encoders.md) dinov2b, convnext, lite0
 #   base        the ABN baseline; without it SAC, from RESUME
+#   --target NAME   adapt to another data set of configs/domains, by its lists train_NAME and val_NAME; the run is then
+#                   {EXP_ID}[_abn]_{source}_NAME_{net}, its importance weights data/NAME_weights_{net}_{source}.data
 #   RESUME      the baseline's snapshot that SAC starts from
 #   IS_WEIGHTS  importance weights (default: data/cs_weights_{net}_{source}.data)
 #   NUM_GPUS    processes on this machine (default: its GPUs that CUDA_VISIBLE_DEVICES shows, or one on the CPU)
@@ -30,8 +32,21 @@ case $net in
     dinov2b | convnext | lite0) config=${net}_timm ;;
     *) fail "unknown network $net: expected resnet101, vgg16, vgg16fcn, dinov2b, convnext or lite0" ;;
 esac
-mode=sac
+mode=sac pair=$source weighted=cs
 if [ "${1:-}" = base ]; then mode=base; shift; fi
+if [ "${1:-}" = --target ]; then
+    target=${2:-}
+    [ -n "$target" ] && [ -e "$root/configs/domains/$target.yaml" ] ||
+        fail "--target '$target': expected one of $(cd "$root/configs/domains" && echo *.yaml | sed 's/\.yaml//g')"
+    shift 2
+    if [ "$target" != cityscapes ]; then
+        # The last list that is there chooses the snapshots: the source's, so that no label of the target does.
+        own=val_game_1K; [ "$source" = gta ] || own=val_synthia
+        overrides+=(TRAIN.TARGET "train_$target" VAL.LISTS "val_$target,$own")
+        pair=${source}_$target weighted=$target
+        echo "note: DATASET.TARGET_MEAN and TARGET_STD are Cityscapes' unless given; tools/dataset_stats.py measures" >&2
+    fi
+fi
 [ $(($# % 2)) -eq 0 ] || fail "trailing overrides come as KEY VALUE pairs, ${!#} is left over"
 
 exp=${EXP:-v1} id=${EXP_ID:-01}
@@ -42,18 +57,18 @@ resume=$(from_here "${RESUME:-}")
 weights=$(from_here "${IS_WEIGHTS:-}")
 cd "$root"
 if [ $mode = base ]; then
-    run=${id}_abn_${source}_${net}
+    run=${id}_abn_${pair}_${net}
 else
-    run=${id}_${source}_${net} config=${config}_train
+    run=${id}_${pair}_${net} config=${config}_train
     last=snapshots/cityscapes/$exp/$run/last.pth
     [ -n "$resume" ] || [ -e "$last" ] ||
-        fail "SAC starts from a baseline: RESUME=snapshots/cityscapes/$exp/${id}_abn_${source}_${net}/....pth"
+        fail "SAC starts from a baseline: RESUME=snapshots/cityscapes/$exp/${id}_abn_${pair}_${net}/....pth"
     if [ -n "$weights" ]; then
         [ -e "$weights" ] || fail "IS_WEIGHTS=$weights does not exist; make it with tools/compute_image_weights.py"
-    elif [ -e "data/cs_weights_${net}_${source}.data" ]; then
-        weights=data/cs_weights_${net}_${source}.data
+    elif [ -e "data/${weighted}_weights_${net}_${source}.data" ]; then
+        weights=data/${weighted}_weights_${net}_${source}.data
     else
-        warning="warning: no data/cs_weights_${net}_${source}.data: target images are drawn uniformly"
+        warning="warning: no data/${weighted}_weights_${net}_${source}.data: target images are drawn uniformly"
     fi
     [ -z "$weights" ] || overrides+=(DATASET.SAMPLE_WEIGHTS "$weights")
 fi

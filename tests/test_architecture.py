@@ -19,6 +19,7 @@ LEAVES = {
     "core.distributed": ("core.cli",),
     "core.files": ("core.cli",),
     "core.tensor_files": ("core.cli",),
+    "core.values": ("core.cli", "core.files"),
     "datasets.labels": ("core.cli", "core.files"),
 }
 # The procedures, with the rooms that each may open; the rest of core stays in core and below them.

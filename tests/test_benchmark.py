@@ -6,9 +6,13 @@ import sys
 import pytest
 import small_tree
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from core.cli import UserError
+from core.compute import Compute
 from tools import benchmark
+from tools.benchmarks import gpu, training
+from tools.benchmarks.material import Settings, published
 from tools.benchmarks.measure import Row, in_turns, line
 
 COMPARED = ["step_float32"] * torch.cpu._is_avx512_bf16_supported()  # only where the CPU computes in bfloat16
@@ -73,6 +77,36 @@ def test_mistakes_are_told(call, words, told):
     with pytest.raises(UserError, match=told) as refused:
         call(*words)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1])
+def test_the_floor_of_a_step_is_what_its_networks_do(micro_batch):
+    cfg = published(Settings(True, 1, 2), "TRAIN.BATCH_SIZE", "2", "TRAIN.NUM_GROUPS", "1", "TRAIN.GROUP_SIZE", "2")
+    step = training.sac_step(cfg, Compute(training.CPU, False, micro_batch))
+    source, views = training.batch(cfg, training.CPU)
+    network, calls = step.network, []
+    for module in (network.backbone, network.slow_net):
+        module.register_forward_pre_hook(lambda module, args: calls.append((
+            module is network.backbone, module.training, args[0].shape, args[0].stride(), torch.is_grad_enabled())))
+
+    def work(function):
+        calls.clear()
+        with FlopCounterMode(display=False) as counter:
+            function()
+        return calls.copy(), counter.get_total_flops()
+
+    whole, alone = work(lambda: step(source, views, 1)), work(lambda: training.networks_alone(step, source, views))
+    assert whole == alone and len(alone[0]) == (6 if micro_batch else 3)
+
+
+def test_arithmetic_of_an_iteration():
+    """Student forward and backward on 16 images, teacher forward on 8, but no gradient of the images themselves."""
+    settings = Settings(True, 1, 2)
+    cfg = published(settings)
+    step = training.sac_step(cfg, Compute(training.CPU, False))
+    with FlopCounterMode(display=False) as counter:
+        training.networks_alone(step, *training.batch(cfg, training.CPU))
+    assert gpu.arithmetic(settings) == counter.get_total_flops()
 
 
 def test_medians_are_of_rounds():

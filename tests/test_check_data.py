@@ -1,5 +1,6 @@
 """tools/check_data.py: a clean tree has no errors; each thing that can be wrong is found, named and explained."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -138,7 +139,7 @@ DAMAGE = {  # file, what is done to it, words of the error
     "validation label": ("city/v1_label.png", lambda p: write(p, mixed(19)), ["raw label IDs (19)"]),
     "one of the target's labels": ("city/t1_label.png", Path.unlink, ["No such file"]),
     "raw label not as published": ("game/labels/00001.png", lambda p: write(p, np.zeros((9, 9, 3), np.uint16)),
-                                   ["16-bit RGB", "palette PNGs"]),
+                                   ["16-bit RGB", "a palette or"]),
 }  # fmt: skip
 
 
@@ -259,6 +260,17 @@ def test_own_label_set(check: Check, tree: Path) -> None:
     assert status == 1 and sum("raw label IDs" in f for f in errors) == len(errors) == 5
     words = "00002.png: raw label IDs (18) where train IDs belong, train IDs are 0 to 1 and 255"
     assert any(words in error for error in errors)
+
+
+def test_labels_that_are_older_than_their_label_set(check: Check, tree: Path) -> None:
+    content = "names: [a, b]\ncolours: [[1, 2, 3], [4, 5, 6]]\nraw_ids: {3: 0, 18: 1}\n"
+    (tree / "own.yaml").write_text(content)
+    os.utime(tree / "own.yaml", (0, 0))
+    assert not any("has changed since" in w for w in check("DATASET.CLASSES", tree / "own.yaml")[2])
+    os.utime(tree / "own.yaml", (99, 99))
+    os.utime(tree / "game/labels_cs/00002.png", (9, 9))
+    (warning,) = [w for w in check("DATASET.CLASSES", tree / "own.yaml")[2] if "has changed since 1 labels" in w]
+    assert "00002.png; run tools/convert_train_ids.py again" in warning
 
 
 def test_many_errors_are_counted(check: Check, tree: Path, capsys: pytest.CaptureFixture) -> None:

@@ -16,7 +16,7 @@ from PIL import Image
 from core.cli import UserError
 from core.files import atomic_write, sweep
 from core.threads import parallel_map
-from datasets import images, lists
+from datasets import images, labels, lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists
 
@@ -171,7 +171,7 @@ def test_labels_that_are_all_ignored_are_refused(tmp_path: Path, call: Call, own
     extra = own if dataset == "own" else ()
     args = ["--dataset", dataset, *extra, "--ann-data", tmp_path / "in", "--ann-out", tmp_path / "out"]
     advice = r"does `raw_ids` of .*own.yaml name them\?" if dataset == "own" else r"is --dataset right\?"
-    with pytest.raises(UserError, match=rf"every pixel of the 3 labels.*ids are {UNMAPPED[dataset]}; {advice}"):
+    with pytest.raises(UserError, match=rf"every pixel of the 3 labels.*IDs are {UNMAPPED[dataset]}; {advice}"):
         call(convert_train_ids, *args)
     assert not (tmp_path / "out").exists()
 
@@ -236,8 +236,8 @@ def grey(value: int, *size: int) -> np.ndarray:
         ("synthia", grey(7), "8-bit grey"),
         ("synthia", np.dstack([grey(7)] * 3), "8-bit RGB"),
         ("synthia", sixteen(256), "class 256"),
-        ("own", np.dstack([grey(7)] * 3), r"8-bit RGB PNG, expected .*`raw_ids` in --classes maps$"),
-        ("own", sixteen(7)[..., 0], r"16-bit grey PNG, expected .*`raw_ids` in --classes maps$"),
+        ("own", np.dstack([grey(7)] * 3), r"8-bit RGB PNG, expected a palette .*; is .*own.yaml right\?$"),
+        ("own", sixteen(7)[..., 0], r"16-bit grey PNG, expected a palette .*; is .*own.yaml right\?$"),
     ],
 )
 def test_labels_that_are_not_what_they_claim(
@@ -442,6 +442,9 @@ def test_evaluation_of_another_label_set(scene: Path, call: Call) -> None:
     result, _ = evaluated(call, scene, "--classes", scene / "own.yaml")
     assert result["miou16"] is None and result["miou13"] is None and list(result["iou"]) == names
     assert result["miou"] == evaluated(call, scene)[0]["miou"]
+    labels.say_beside_masks(scene / "masks", labels.load(str(scene / "own.yaml")))
+    assert list(evaluated(call, scene)[0]["iou"]) == names  # as infer_val.py has said
+    call(compute_image_weights, "--labels", scene / "masks", "--out", scene / "own.data")
 
 
 def test_evaluation_of_perfect_masks(scene: Path, call: Call) -> None:

@@ -43,17 +43,18 @@ def test_bytes_are_counted_while_they_exist() -> None:
 @pytest.mark.parametrize("name", ["deeplabv2_resnet101_train.yaml", "deeplabv2_resnet101.yaml"])
 def test_it_is_what_a_real_iteration_takes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configuration(name)
-    two, every, all_at_once = estimated = estimate(cfg, False, [2, 4, 0])
-    assert two < every == all_at_once  # of 3 source images, and 4 views or 1 target image
+    two, all_at_once = estimated = estimate(cfg, False, [2, 0])
+    assert two < all_at_once
     monkeypatch.setattr(estimate_memory, "FakeTensorMode", lambda **_: nullcontext())
     monkeypatch.setattr(estimate_memory, "FakeCopyMode", lambda _: nullcontext())
     monkeypatch.setattr(estimate_memory, "copy", SimpleNamespace(deepcopy=lambda step: step))
-    assert estimated == pytest.approx(estimate(cfg, False, [2, 4, 0]), abs=0.1 * MB)
+    assert estimated == pytest.approx(estimate(cfg, False, [2, 0]), abs=0.1 * MB)
 
 
 def test_it_moves_as_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = configuration("deeplabv2_resnet101_train.yaml")
-    plain, = estimate(cfg, False, [0])
+    plain, largest = estimate(cfg, False, [0, 4])
+    assert plain == largest  # 0 is all at once: 3 source images, 4 views
     assert estimate(cfg, True, [0])[0] < plain
     fuse_views = consistency.fuse_views
 
@@ -89,20 +90,23 @@ def test_the_page_has_the_numbers_of_now() -> None:
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     asked = []
     monkeypatch.setattr(estimate_memory, "estimate", lambda cfg, *asked_for: asked.append(asked_for) or [2e9, 31.46e9])
-    files = [str(ROOT / "configs" / name) for name in ("deeplabv2_resnet101_train.yaml", "demo.yaml")]
+    files = [str(ROOT / "configs" / name) for name in ("deeplabv2_resnet101_train.yaml", "fcn_vgg16.yaml")]
 
     def call(*words: str) -> str:
         monkeypatch.setattr("sys.argv", ["estimate_memory.py", *words])
         estimate_memory.main()
         return capsys.readouterr().out
 
-    assert call("--cfg", *files, "--micro-batches", "2", "0") == (
+    assert call("--cfg", files[0], "--micro-batches", "2", "0") == (
         "GB on one GPU, estimated       TRAIN.MICRO_BATCH     2   all\n"
         "deeplabv2_resnet101_train.yaml float32             2.0  31.5\n"
         "deeplabv2_resnet101_train.yaml bfloat16            2.0  31.5\n"
-        "demo.yaml                      bfloat16            2.0  31.5\n"
     )
-    assert asked == [(False, [2, 0]), (True, [2, 0]), (True, [2, 0])]
+    assert call("--cfg", *files, "--set", "TRAIN.PRECISION", "bfloat16").splitlines()[1:] == [
+        "deeplabv2_resnet101_train.yaml bfloat16            2.0  31.5",
+        "fcn_vgg16.yaml                 bfloat16            2.0  31.5",
+    ]
+    assert asked == [(False, [2, 0]), (True, [2, 0]), (True, [1, 2, 4, 0]), (True, [1, 2, 4, 0])]
     for words, message in [(["--cfg", "nowhere.yaml"], "nowhere"),
                            (["--cfg", *files, "--micro-batches", "-1"], "--micro-batches -1: expected")]:
         with pytest.raises(UserError, match=message):

@@ -358,6 +358,41 @@ def test_submission(infer: Infer, tmp_path: Path, capsys: pytest.CaptureFixture)
         assert all(archive.read(name) == (out / "cs" / name).read_bytes() for name in archive.namelist())
 
 
+def own_classes(folder: Path) -> list[str]:
+    """A label set of one's own with as many classes as Cityscapes'."""
+    names = [f"c{i}" for i in range(19)]
+    (folder / "own.yaml").write_text(json.dumps({"names": names, "colours": [[i, 0, 9] for i in range(19)]}))
+    return ["--set", "DATASET.CLASSES", str(folder / "own.yaml")]
+
+
+def test_masks_say_which_classes_they_hold(infer: Infer, tmp_path: Path) -> None:
+    out = infer(*own_classes(tmp_path))
+    found = labels.of_masks(out)
+    assert found.names[18] == "c18" and found.colours[18] == (18, 0, 9)
+    assert labels.of_masks(out, "cityscapes") is labels.CITYSCAPES
+    assert labels.of_masks(infer("--force")) is labels.CITYSCAPES  # the same folder
+
+
+def test_classes_beside_masks_keep_the_rule(infer: Infer, tmp_path: Path) -> None:
+    """They are no foreign file to the next run, and a user's own file of that name stays."""
+    out = infer(*own_classes(tmp_path))
+    infer("--resume-output", *own_classes(tmp_path))
+    shutil.rmtree(out)
+    out.mkdir()
+    (out / "classes.yaml").write_text("mine")
+    for more in ([], own_classes(tmp_path)):
+        with pytest.raises(UserError, match="classes.yaml"):
+            infer(*more)
+    assert [path.name for path in out.iterdir()] == ["classes.yaml"]
+    assert (out / "classes.yaml").read_text() == "mine"
+
+
+def test_submission_of_other_classes(infer: Infer, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="test server takes masks of Cityscapes' classes"):
+        infer("--submission", tmp_path / "masks.zip", *own_classes(tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
 def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
     out = infer()
     before = {name: (out / name).read_bytes() for name in files(out)}

@@ -319,6 +319,21 @@ def test_a_missing_weights_file_is_said_once_on_the_screen_and_in_the_log(projec
     assert (project.root / "logs/cityscapes/v1/01_gta_vgg16/train.out").read_text() == f"{line}\n"
 
 
+def test_another_target(project: Project) -> None:
+    (project.root / "configs/domains").mkdir(parents=True)
+    for name in ("acdc", "cityscapes"):
+        (project.root / f"configs/domains/{name}.yaml").touch()
+    status, _, err = project.call("train", "synthia", "vgg16", "base", "--target", "acdc", "TRAIN.MAX_ITER", "3")
+    assert status == 0 and err.startswith("note: DATASET.TARGET_MEAN")
+    words = " ".join(project.asked())
+    assert "--run=01_abn_synthia_acdc_vgg16 " in words and words.endswith("TRAIN.MAX_ITER 3")
+    assert "TRAIN.TARGET train_acdc VAL.LISTS val_acdc,val_synthia" in words
+    assert project.call("train", "synthia", "vgg16", "base", "--target", "cityscapes")[0] == 0
+    assert "--run=01_abn_synthia_vgg16 " in " ".join(project.asked()) + " "
+    status, _, err = project.call("train", "gta", "vgg16", "base", "--target", "kitti")
+    assert (status, err) == (2, "error: --target 'kitti': expected one of acdc cityscapes\n")
+
+
 # --- several processes, by the real torchrun
 
 SEVERAL = """

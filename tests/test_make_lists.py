@@ -203,7 +203,7 @@ def test_lists_without_labels(tmp_path: Path, make: Callable) -> None:
         cityscapes(tmp_path, split, invented(4), labels=False)
     made, printed = make()
     assert list(made) == ["train_cityscapes"] and made["train_cityscapes"][0].label is None
-    assert "left out: train_game_9K, val_game_1K: no labels as train ids" in printed
+    assert "left out: train_game_9K, val_game_1K: no labels as train IDs" in printed
     assert "left out: test_cityscapes: no images" in printed
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from core.cli import UserError
-from datasets import images
-from datasets.labels import CITYSCAPES, RAW_MAPS, lookup_table
+from datasets import domains, images
+from datasets.labels import CITYSCAPES
 from tools import make_streets
 from tools.streets.painter import NEAR, Painter, clip, panels
 from tools.streets.render import LABEL_IDS, lay_ground, render
@@ -138,7 +138,7 @@ def test_files_hold_what_was_rendered(tree: Path, stream: str, raw: str, read: C
     scene = make_streets.plan(tree, stream, 1, 0, size)
     image, label = make_streets.draw(scene)
     assert np.array_equal(cv2.imread(str(scene.image))[..., ::-1], image)
-    train = cv2.LUT(read(scene.label), lookup_table(RAW_MAPS[raw]))
+    train = cv2.LUT(read(scene.label), domains.load(raw).classes.to_train())
     assert np.array_equal(train, cv2.LUT(label, CITYSCAPES.to_train()))
 
 

@@ -72,7 +72,7 @@ def check_weights_to_start_from(cfg: CfgNode, num_classes: int, report: Report) 
 
 def check_list(name: str, samples: list[Sample], report: Report) -> None:
     """The number of samples, samples that are listed twice, and labels for only some of them."""
-    expected = EXPECTED.get(name, len(samples))
+    expected = EXPECTED.get(name) or len(samples)
     if len(samples) != expected:
         # Half of a data set is a data set with holes; a hundredth is a small world made on purpose.
         holes = 2 * len(samples) >= expected
@@ -116,6 +116,19 @@ def check_weights(cfg: CfgNode, samples: list[Sample], num_classes: int, report:
         report.errors.append(str(error) if name in str(error) else f"{name}: {error}")
 
 
+def check_age(classes: str, root: Path, samples: list[Sample], report: Report) -> None:
+    """Labels that were converted before the label set's file was changed."""
+    if not Path(classes).is_file():
+        return
+    changed = Path(classes).stat().st_mtime
+    paths = [root / s.label for s in samples if s.label]
+    older = [path for path in paths if path.is_file() and path.stat().st_mtime < changed]
+    if older:
+        report.warnings.append(f"{classes} has changed since {len(older)} labels were converted, first {older[0]}; run "
+                               "tools/convert_train_ids.py again with --force, unless nothing but names or colours has "
+                               "changed")
+
+
 def print_report(report: Report, limit: int) -> None:
     """Errors, as far as the limit goes, and warnings."""
     for line in report.errors[:limit]:
@@ -147,6 +160,7 @@ def main() -> None:
     check_overlaps(cfg, found, select, report)
     if cfg.TRAIN.TARGET in found:
         check_weights(cfg, found[cfg.TRAIN.TARGET], label_set.num_classes, report)
+    check_age(cfg.DATASET.CLASSES, Path(cfg.DATASET.ROOT), found.get(cfg.TRAIN.TASK, []), report)
     check_start(cfg, report)
     check_weights_to_start_from(cfg, label_set.num_classes, report)
     files = check_files(found, cfg, label_set, args.workers)

@@ -75,14 +75,15 @@ def main() -> None:
     parser.add_argument("--labels", required=True, type=Path, help="folder with the masks")
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
     parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
-    parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
+    parser.add_argument("--classes", default="", metavar="NAME|FILE",
+                        help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
-    classes = labels.load(args.classes)
+    classes = labels.of_masks(args.labels, args.classes)
     paths = find(args.labels, args.ext)
     names = lists.mask_names([Sample(path.name, None) for path in paths])
-    output = OutputFile("--out", args.out, args.force, [args.classes, *paths])
+    output = OutputFile("--out", args.out, args.force, [classes.name, *paths])
     rows = parallel_map(lambda path: count(path, classes), paths, args.workers, "counting")
     counts = np.stack(list(rows))  # [M,C]
     if not counts.any():

@@ -1,21 +1,21 @@
-"""Convert the label files of a data set into train ids: 8-bit grey PNGs, 0 ... C-1, 255 = ignored.
+"""Convert the label files of a data set into train IDs: 8-bit grey PNGs, 0 ... C-1, 255 = ignored.
 
-What is read, in --ann-data and the folders below it, which --ann-out gets as well:
-  cs       *labelIds.png   8-bit grey PNGs of label ids
-  gta      *.png           palette PNGs whose indices are Cityscapes label ids (or 8-bit grey ones)
-  synthia  *.png           16-bit RGB PNGs whose red channel is SYNTHIA's class
-  own      *.png           palette or 8-bit grey PNGs of the raw ids that the label set --classes maps
+--dataset is a name of configs/domains (cs = cityscapes), a YAML file of the same form, or own. What such a file says is
+read below --root, or below --ann-data, which --ann-out then gets as well, every label of the data set's ending:
+  raw_ids  8-bit grey PNGs of raw IDs              red16      16-bit RGB PNGs whose red channel is the class
+  palette  palette PNGs whose indices are raw IDs  rgb        RGB PNGs of the colours that `raw_colours` names
+           (or 8-bit grey ones)                    train_ids  nothing needs to be converted
+own: *.png in --ann-data, palette or grey PNGs of the raw IDs, or RGB PNGs of the colours, that --classes maps.
 
-Labels that are there already are not made again, so that an interrupted run resumes where it stopped. Where all
-pixels of several labels, of every one, would be ignored, nothing is written: the ids are not those of --dataset.
+Labels that are there already are not made again, so that an interrupted run resumes where it stopped; those of your own
+data, made with another map, are by --force alone. Where all pixels of several labels, of every one, would be ignored,
+nothing is written: the IDs are not those of --dataset.
 """
 
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from functools import partial
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,66 +25,35 @@ from core.cli import Parser, UserError, run  # isort: skip
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from core.files import find_files, read_bytes, sweep
+from core.files import find_files, sweep
 from core.outputs import OutputFolder, refuse_inputs
 from core.threads import parallel_map
-from datasets import images, labels, lists
+from datasets import domains, images, labels, lists
+from datasets.domains import Domain
+from datasets.labels import LabelSet
+from tools.domain.raw import read_raw, to_train
 
-EXAMPLES = r"""examples:
-  python tools/convert_train_ids.py --dataset cs \
-      --ann-data data/cityscapes/gtFine --ann-out data/cityscapes/gtFine2
+EXAMPLES = """examples:
+  python tools/convert_train_ids.py --dataset acdc
+  python tools/convert_train_ids.py --dataset configs/own_source.yaml
   python tools/convert_train_ids.py --dataset gta --ann-data data/game/labels --ann-out data/game/labels_cs
-  python tools/convert_train_ids.py --dataset synthia \
-      --ann-data data/synthia/GT/LABELS --ann-out data/synthia/labels_cs
 """
-# What is expected, and what to do where it is something else.
-LABEL_IDS = "an 8-bit grey PNG of label ids; is --dataset right?"
-INDICES = "a palette or 8-bit grey PNG of label ids; is --dataset right?"
-OWN = "a palette or 8-bit grey PNG of the ids that `raw_ids` in --classes maps"
-RED16 = "a 16-bit RGB PNG of SYNTHIA; is --dataset right?"
 
 
-def read_grey(path: Path) -> np.ndarray:
-    """Raw ids of an 8-bit grey PNG, uint8 [H,W]."""
-    return _decode(path, [(8, images.GREY)], LABEL_IDS)
+class Task(NamedTuple):
+    """What is to be converted."""
 
+    files: list[tuple[Path, Path]]  # raw label, train-ID label
+    encoding: str
+    classes: LabelSet
+    sources: tuple[str, ...] = ()  # a user's own YAML files that say so
+    folder: OutputFolder | None = None  # of a user's own labels; the other data sets have one map each
 
-def read_indices(path: Path, expected: str = INDICES) -> np.ndarray:
-    """Raw ids of a palette PNG (its indices, whatever the colours) or of an 8-bit grey PNG, uint8 [H,W]."""
-    content = read_bytes(path)
-    if images.kind(content, path)[1] != images.PALETTE:
-        return _decode(path, [(8, images.GREY)], expected)
-    try:
-        return np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(content))))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} cannot be decoded ({error}); get it again") from None
-
-
-def read_red16(path: Path) -> np.ndarray:
-    """Raw ids in the red channel of a 16-bit RGB PNG, uint8 [H,W]."""
-    red = cv2.extractChannel(_decode(path, [(16, images.RGB)], RED16), 2)  # OpenCV: BGR
-    if red.max() > 255:
-        raise UserError(f"{path} has the class {red.max()} in its red channel; is it a label of SYNTHIA?")
-    return red.astype(np.uint8)
-
-
-def _decode(path: Path, kinds: list[tuple[int, int]], expected: str) -> np.ndarray:
-    content = read_bytes(path)
-    depth, colour = images.kind(content, path)
-    if (depth, colour) not in kinds:
-        found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')} PNG"
-        raise UserError(f"{path} is a {found}, expected {expected}")
-    return images.decode(content, path, cv2.IMREAD_UNCHANGED)
-
-
-DATASETS: dict[str, tuple[str, Callable[[Path], np.ndarray]]] = {  # how their names end, and how they are read
-    "cs": ("labelIds.png", read_grey),
-    "gta": (".png", read_indices),
-    "synthia": (".png", read_red16),
-    "own": (".png", partial(read_indices, expected=OWN)),
-}
+    @property
+    def origin(self) -> str:
+        """What says so: a user's own YAML file, or --dataset."""
+        return self.sources[-1] if self.sources else "--dataset"
 
 
 def is_done(path: Path) -> bool:
@@ -110,23 +79,23 @@ class Outcome(NamedTuple):
     target: Path
     size: tuple[int, int] = (0, 0)  # height, width; (0, 0): it was there already
     ignored: int = 0  # pixels
-    unknown: tuple[int, ...] = ()  # the raw ids of a label that is ignored all over; it is not written yet
+    unknown: tuple[int, ...] = ()  # the raw IDs of a label that is ignored all over; it is not written yet
 
 
-def convert(files: tuple[Path, Path], read: Callable[[Path], np.ndarray], table: np.ndarray, force: bool) -> Outcome:
+def convert(files: tuple[Path, Path], task: Task, table: np.ndarray, force: bool) -> Outcome:
     """Convert one file, and write it if any of its pixels has a class.
 
     Args:
-        files: raw label, train-id label.
-        read: file -> raw ids, uint8 [H,W].
-        table: raw id -> train id, uint8 [256].
+        files: raw label, train-ID label.
+        task: how it is read.
+        table: raw ID -> train ID, as `to_train` has it.
         force: also where the label is there.
     """
     source, target = files
     if not force and is_done(target):
         return Outcome(target)
-    raw = read(source)
-    label = cv2.LUT(raw, table)
+    raw = read_raw(source, task.encoding, task.origin)
+    label = cv2.LUT(raw, table) if raw.dtype == np.uint8 else table[raw]
     ignored = int(np.count_nonzero(label == labels.IGNORE))
     if ignored == label.size:
         return Outcome(target, label.shape, ignored, tuple(np.unique(raw).tolist()))
@@ -134,73 +103,125 @@ def convert(files: tuple[Path, Path], read: Callable[[Path], np.ndarray], table:
     return Outcome(target, label.shape, ignored)
 
 
-def write_void(outcomes: list[Outcome], args: Namespace) -> None:
+def write_void(outcomes: list[Outcome], task: Task) -> None:
     """Write the labels that are ignored all over (the released code wrote none, quirk B14).
 
     Raises:
-        UserError: there are several labels, and all of them are: it is the ids that are not understood.
+        UserError: there are several labels, and all of them are: it is the IDs that are not understood.
     """
     void = [outcome for outcome in outcomes if outcome.unknown]
     if len(void) == len(outcomes) > 1:
         ids = sorted({raw for outcome in void for raw in outcome.unknown})
-        some = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
-        right = f"does `raw_ids` of {args.classes} name them?" if args.classes else "is --dataset right?"
-        raise UserError(f"nothing was written: every pixel of the {len(void)} labels in {args.ann_data} would be "
-                        f"ignored; their ids are {some}; {right}")
+        shown = [f"{raw >> 16} {raw >> 8 & 255} {raw & 255}" if task.encoding == "rgb" else str(raw) for raw in ids]
+        some = ", ".join(shown[:10]) + (", ..." if len(ids) > 10 else "")
+        what, key = ("colours", "raw_colours") if task.encoding == "rgb" else ("IDs", "raw_ids")
+        right = "is --dataset right?" if task.origin == "--dataset" else f"does `{key}` of {task.origin} name them?"
+        raise UserError(f"nothing was written: every pixel of the {len(void)} labels, first {task.files[0][0]}, would "
+                        f"be ignored; their {what} are {some}; {right}")
     for outcome in void:
         images.write_mask(outcome.target, np.full(outcome.size, labels.IGNORE, np.uint8))
 
 
-def find(args: Namespace, ending: str) -> list[tuple[Path, Path]]:
-    """Raw and train-id label of every file; UserError if there are none, or one could overwrite another."""
-    source, target = (Path(os.path.abspath(folder)) for folder in (args.ann_data, args.ann_out))
+def find(ann_data: Path, ann_out: Path, ending: str) -> list[tuple[Path, Path]]:
+    """Raw and train-ID label of every file of an ending in --ann-data and below."""
+    source, target = (Path(os.path.abspath(folder)) for folder in (ann_data, ann_out))
     if not source.is_dir():
-        raise UserError(f"--ann-data {args.ann_data}: there is no such folder")
+        raise UserError(f"--ann-data {ann_data}: there is no such folder")
     if source.resolve() == target.resolve():
         raise UserError("--ann-out is --ann-data: the raw labels would be overwritten")
     names = [path.relative_to(source) for path in find_files(source, (ending,)) if target not in path.parents]
     if not names:
-        raise UserError(f"there is no *{ending} below {args.ann_data}")
-    if pair := lists.clash([name.as_posix() for name in names]):
-        one, other = (names[i] for i in pair)
-        raise UserError(f"some file systems take {one} and {other} in {args.ann_data} for one file; rename one of them")
+        raise UserError(f"there is no *{ending} below {ann_data}")
     return [(source / name, target / name) for name in names]
+
+
+def find_all(domain: Domain, root: Path) -> list[tuple[Path, Path]]:
+    """Raw and train-ID label of every label of a domain that is below its root."""
+    pattern = domain.labels.files
+    folder = root / pattern.folder
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; unpack the labels of {domain.name} there, or name another "
+                        "--root, or --ann-data and --ann-out")
+    names = [path.relative_to(root).as_posix() for path in find_files(folder, (pattern.tail,))]
+    found = [(root / name, root / domain.labels.train_ids.fill(values))
+             for name in names if (values := pattern.match(name)) is not None]
+    if not found:
+        raise UserError(f"there is no label {pattern.text} below {root}; unpack the labels of {domain.name} there")
+    return found
+
+
+def check_names(files: list[tuple[Path, Path]]) -> None:
+    """UserError if one label could overwrite another."""
+    if pair := lists.clash([target.as_posix() for _, target in files]):
+        one, other = (files[i][0] for i in pair)
+        raise UserError(f"some file systems take {one} and {other} for one file; rename one of them")
+
+
+def task_of(args: Namespace) -> Task:
+    """What the arguments ask for; UserError if they do not belong together, or there are no labels."""
+    if (args.dataset == "own") != (args.classes is not None):
+        raise UserError("--dataset own needs --classes FILE, the other data sets have maps of their own")
+    if (args.ann_data is None) != (args.ann_out is None) or (args.dataset == "own" and not args.ann_data):
+        raise UserError("--ann-data and --ann-out belong together; --dataset own needs both")
+    if args.dataset == "own":
+        classes, sources = labels.load(args.classes), (args.classes,)
+        encoding = "rgb" if classes.colour_to_train else "palette"
+        files, out = find(args.ann_data, args.ann_out, ".png"), args.ann_out
+    else:
+        domain = domains.load(args.dataset)
+        if domain.labels is None:
+            raise UserError(f"--dataset {args.dataset}: it has no `labels` to convert")
+        classes, sources, encoding = domain.classes, domain.sources, domain.labels.encoding
+        root = args.root or Path(domain.root)
+        files = find(args.ann_data, args.ann_out, domain.labels.ending) if args.ann_data else find_all(domain, root)
+        out = args.ann_out or root / domain.labels.train_ids.folder
+    option = "--ann-out" if args.ann_out else "labels: train_ids:"
+    folder = OutputFolder(option, out, maker(classes, encoding)) if sources else None
+    return Task(files, encoding, classes, sources, folder)
+
+
+def maker(classes: LabelSet, encoding: str) -> dict[str, dict]:
+    """What a user's own labels depend on beside the raw ones."""
+    if encoding == "rgb":
+        return {"raw_colours": {" ".join(map(str, rgb)): train for rgb, train in classes.colour_to_train.items()}}
+    return {"raw_ids": dict(classes.raw_to_train)}
 
 
 def main() -> None:
     """Parse the arguments and convert."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--dataset", required=True, choices=DATASETS)
-    parser.add_argument("--ann-data", required=True, type=Path, help="folder with the raw labels")
-    parser.add_argument("--ann-out", required=True, type=Path, help="folder for the labels as train ids")
+    parser.add_argument("--dataset", required=True, metavar="NAME|FILE",
+                        help=f"{', '.join(domains.names())}, cs, own, or a YAML file")
+    parser.add_argument("--root", type=Path, help="folder of the data (default: data, or what the YAML file says)")
+    parser.add_argument("--ann-data", type=Path, help="folder with the raw labels, where they lie elsewhere")
+    parser.add_argument("--ann-out", type=Path, help="folder for the labels as train IDs")
     parser.add_argument("--classes", help="YAML file of the label set, for --dataset own")
     parser.add_argument("--force", action="store_true", help="convert again what is there already")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
-    if (args.dataset == "own") != (args.classes is not None):
-        raise UserError("--dataset own needs --classes FILE, the published data sets have their own maps")
-    mapping = labels.load(args.classes).raw_to_train if args.classes else labels.RAW_MAPS[args.dataset]
-
-    ending, read = DATASETS[args.dataset]
-    files = find(args, ending)
-    targets = [target for _, target in files]
-    refuse_inputs("--ann-out", targets, (source for source, _ in files))
-    # The published data sets have one map each.
-    folder = OutputFolder("--ann-out", args.ann_out, {"raw_ids": dict(mapping)}) if args.classes else None
-    if folder:
-        folder.claim(targets, args.force)
-    job = partial(convert, read=read, table=labels.lookup_table(mapping), force=args.force)
+    task = task_of(args)
+    if task.encoding == "train_ids":
+        print(f"the {len(task.files)} labels of {args.dataset} are train IDs already: there is nothing to convert")
+        return
+    check_names(task.files)
+    targets = [target for _, target in task.files]
+    inputs = [*task.sources, *(source for source, _ in task.files)]
+    refuse_inputs("--ann-out" if args.ann_out else "--dataset", targets, inputs)
+    if task.folder:
+        task.folder.claim(targets, args.force, inputs)
+    job = partial(convert, task=task, table=to_train(task.classes, task.encoding), force=args.force)
     try:
-        outcomes = list(parallel_map(job, files, args.workers, f"converting {args.dataset}"))
-        write_void(outcomes, args)
+        outcomes = list(parallel_map(job, task.files, args.workers, f"converting {args.dataset}"))
+        write_void(outcomes, task)
     except UserError:
-        if folder:
-            folder.withdraw()
+        if task.folder:
+            task.folder.withdraw()
         raise
     for path in {target.parent for target in targets}:
         sweep(path)
     made = [outcome for outcome in outcomes if outcome.size[0]]
-    print(f"{len(made)} labels converted, {len(files) - len(made)} were there already: {args.ann_out}")
+    folder = args.ann_out or os.path.commonpath([outcome.target.parent for outcome in outcomes])
+    print(f"{len(made)} labels converted, {len(outcomes) - len(made)} were there already: {folder}")
     if made:
         share = sum(outcome.ignored for outcome in made) / sum(h * w for _, (h, w), *_ in made)
         print(f"{100 * share:.1f} % of the converted pixels are ignored (255)")

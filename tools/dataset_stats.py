@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run  # isort: skip
 
-import cv2
 import numpy as np
 
 from core.metrics import class_counts
@@ -24,6 +23,7 @@ from datasets import labels, lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
+from tools.domain.look import mean_std, moments
 
 EXAMPLES = """examples:
   python tools/dataset_stats.py --list own_source --root data/own --classes configs/custom_classes.yaml
@@ -34,35 +34,29 @@ EXAMPLES = """examples:
 class Counts(NamedTuple):
     """What one image adds."""
 
-    pixels: int
-    sums: np.ndarray  # float64 [3], of the pixels' values
-    squares: np.ndarray  # float64 [3], of their squares
+    moments: np.ndarray  # float64 [3,3], of its pixels
     classes: np.ndarray  # int64 [256], pixels of each label; all 0 without a label
 
 
 def measure(sample: Sample, root: Path, num_classes: int) -> Counts:
     """Count one image and its label; UserError if either cannot be read."""
     image = read_image(root / sample.image)
-    mean, std = (x[:, 0] for x in cv2.meanStdDev(image))  # exact enough: float64 over one image
-    pixels = image.shape[0] * image.shape[1]
     classes = np.zeros(256, np.int64)
     if sample.label is not None:
         classes = class_counts(read_label(root / sample.label, num_classes))
-    return Counts(pixels, mean * pixels, (std**2 + mean**2) * pixels, classes)
+    return Counts(moments(image), classes)
 
 
 def statistics(counts: list[Counts], label_set: LabelSet) -> dict[str, Any]:
     """What --json writes: fractions; classes null where there are no labels."""
-    pixels = sum(c.pixels for c in counts)
-    mean = sum(c.sums for c in counts) / pixels
-    std = np.sqrt(np.maximum(sum(c.squares for c in counts) / pixels - mean**2, 0))
+    mean, std = mean_std(sum(c.moments for c in counts))
     classes = sum(c.classes for c in counts)
     labelled = int(classes[: label_set.num_classes].sum())
     shares = classes[: label_set.num_classes] / max(1, labelled)
     return {
         "images": len(counts),
-        "mean": [round(x, 6) for x in (mean / 255).tolist()],
-        "std": [round(x, 6) for x in (std / 255).tolist()],
+        "mean": [round(x, 6) for x in mean.tolist()],
+        "std": [round(x, 6) for x in std.tolist()],
         "classes": dict(zip(label_set.names, shares.tolist(), strict=True)) if labelled else None,
         "ignored": float(classes[IGNORE] / classes.sum()) if classes.any() else None,
     }

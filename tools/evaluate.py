@@ -109,10 +109,11 @@ def main() -> None:
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="classes left out of the mean")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
-    parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
+    parser.add_argument("--classes", default="", metavar="NAME|FILE",
+                        help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
     args = parser.parse_args()
-    classes = labels.load(args.classes)
+    classes = labels.of_masks(args.predictions, args.classes)
     ignore = sorted(set(args.ignore))
     if any(not 0 <= c < classes.num_classes for c in ignore):
         raise UserError(f"--ignore {' '.join(map(str, ignore))}: classes are 0 to {classes.num_classes - 1}")

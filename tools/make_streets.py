@@ -31,7 +31,8 @@ from tqdm import tqdm
 from core.files import read_bytes, write_bytes
 from core.outputs import OutputFile
 from core.threads import cores
-from datasets.labels import CITYSCAPES, RAW_MAPS
+from datasets import domains
+from datasets.labels import CITYSCAPES
 from tools.streets.render import LABEL_IDS, render
 from tools.streets.worlds import GAME, REAL, SYNTHIA, calm
 
@@ -52,6 +53,7 @@ CITIES = {  # made up
 }
 INSTANCES = [LABEL_IDS[name] for name in ("person", "rider", "car", "truck", "bus", "bicycle")]
 SETTINGS = "toy_streets.json"  # in --out: which worlds this command rendered there, and how
+SYNTHIA_IDS = domains.load("synthia").classes.raw_to_train
 PALETTE = CITYSCAPES.palette()[CITYSCAPES.to_train()]  # uint8 [256,3], by label ID
 
 
@@ -104,7 +106,7 @@ def encode_label(world: str, label: np.ndarray) -> bytes:
         image.save(content, "PNG", compress_level=1)
         return content.getvalue()
     classes = np.zeros(256, np.uint16)
-    for raw, train in RAW_MAPS["synthia"].items():
+    for raw, train in SYNTHIA_IDS.items():
         classes[CITYSCAPES.to_raw()[train]] = raw
     _, instances = cv2.connectedComponents(np.isin(label, INSTANCES).astype(np.uint8))
     channels = [classes[label], instances, np.zeros_like(instances)]

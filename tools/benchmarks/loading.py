@@ -40,10 +40,10 @@ def per_item(part: Callable[[int], object], floor: Callable[[int], object], item
     return [sum(times[0::2]) / items, sum(times[1::2]) / items]
 
 
-def read(root: Path, *names: str | None) -> None:
-    """Decode files as they are."""
-    for name in names:
-        if cv2.imread(os.path.join(root, str(name)), cv2.IMREAD_UNCHANGED) is None:
+def read(root: Path, image: str, label: str | None = None) -> None:
+    """Decode files as they are needed: an image's red, green and blue, a label's numbers."""
+    for name, flags in ((image, cv2.IMREAD_COLOR_RGB), (label, cv2.IMREAD_UNCHANGED)):
+        if name and cv2.imread(os.path.join(root, name), flags) is None:
             raise FileNotFoundError(name)
 
 

@@ -21,13 +21,11 @@ from tools.benchmarks.measure import Row, in_turns
 
 CLASSES = 19
 CPU = torch.device("cpu")
-# How often the plain operations go through the memory of [8,C,H,W], in copies, each of which reads and writes it once.
-# Fusion: masked 1, warped 1, times v 1, two sums 1, warped back 0.5, times valid 1, maximum 0.5. Loss: upsampled 0.5,
-# log-softmax 1.
-FUSION_AND_LOSS = 7.5
-# Upsampled 0.5, softmax 1, class prior 0.5; gradients of the picked log-probabilities 0.5, of the log-softmax 1.5, of
-# the upsampling 0.5.
-REST = 4.5
+# How many arrays [8,C,H,W] the plain operations make, each of which is read too. In the fusion: masked, warped, times
+# v, warped back, times valid. In the loss: upsampled, log-softmax.
+FUSION_AND_LOSS = 7
+# Upsampled, softmax; the gradients of the picked log-probabilities and of the log-softmax.
+REST = 4
 
 
 def sac_step(cfg: CfgNode, compute: Compute) -> SACStep:
@@ -115,13 +113,12 @@ def refine_rows(settings: Settings) -> list[Row]:
     step = SACStep(SAC(student, teacher, CLASSES), optimiser, Compute(CPU, False), build.constants(cfg))
     step.class_prior.fill_(0.05)
     m = consistency.upsample(teacher.logits, crop).softmax(dim=1)
-    copied = torch.zeros_like(m)
     times = in_turns(partial(from_fusion_to_loss, step, views, m),
-                     lambda: step.descend_target(views, step.label(views, learn=False)),
-                     lambda: copied.copy_(m), runs=settings.runs)
+                     lambda: step.descend_target(views, step.label(views, learn=False), step.constants.lr_target),
+                     m.clone, runs=settings.runs)
     parts = (("refine", "from fusion to loss", times[0], FUSION_AND_LOSS),
              ("refine_all", "from the logits to the student's gradient", times[1], FUSION_AND_LOSS + REST))
-    what = f"{n} views of {crop[0]}x{crop[1]}, {{}}; floor: its traffic of memory, {{}} copies of [{n},{CLASSES},H,W]"
+    what = f"{n} views of {crop[0]}x{crop[1]}, {{}}; floor: {{}} copies of [{n},{CLASSES},H,W]"
     return [Row(name, what.format(part, copies), taken, copies * times[2]) for name, part, taken, copies in parts]
 
 

@@ -12,16 +12,12 @@ from core.alarms import label_findings
 from core.cli import UserError
 from core.metrics import class_counts
 from core.threads import parallel_map
-from datasets import images
+from datasets import domains, images
+from datasets.domains import ENCODED, Labels
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
 
 CONVERT = "make train IDs with tools/convert_train_ids.py --dataset "
-# Folders of converted labels, and what the raw labels that they come from have to be.
-RAW = {
-    "synthia/labels_cs/": ("synthia/GT/LABELS/", {(16, images.RGB)}, "16-bit RGB PNGs"),
-    "game/labels_cs/": ("game/labels/", {(8, images.PALETTE), (4, images.PALETTE), (8, images.GREY)}, "palette PNGs"),
-}
 SMALLEST = 32  # pixels; an image with a shorter side shows nothing
 
 
@@ -41,8 +37,8 @@ class Seen(NamedTuple):
     blank: bool  # all of the image has one colour
 
 
-def check_sample(sample: Sample, root: Path, label_set: LabelSet) -> Seen:
-    """Decode an image and its label and compare them."""
+def check_sample(sample: Sample, root: Path, label_set: LabelSet, known: list[Labels]) -> Seen:
+    """Decode an image and its label and compare them; `known`: the labels of the domains that convert theirs."""
     errors, classes, image = [], np.zeros(256, np.int64), None
     try:
         image = images.read_image(root / sample.image)
@@ -61,7 +57,7 @@ def check_sample(sample: Sample, root: Path, label_set: LabelSet) -> Seen:
             if image is not None and image.shape[:2] != label.shape:
                 other = f"its image {root / sample.image} is {size_of(image)}"
                 errors.append(f"{path}: {size_of(label)}, but {other}; pair the right files")
-            check_raw(root, sample.label)
+            check_raw(root, sample.label, known)
         except UserError as error:
             errors.append(str(error))
     return Seen(errors, classes, image.shape[:2] if image is not None else None, image is not None and is_blank(image))
@@ -102,15 +98,17 @@ def check_values(classes: np.ndarray, label_set: LabelSet) -> Iterator[str]:
         yield f"the values {shown} are no classes, {allowed}; is DATASET.CLASSES right?"
 
 
-def check_raw(root: Path, label: str) -> None:
+def check_raw(root: Path, label: str, known: list[Labels]) -> None:
     """UserError if the raw label that a converted one comes from is there, but is not as published."""
-    for folder, (raw, kinds, words) in RAW.items():
-        path = root / label.replace(folder, raw)
-        if label.startswith(folder) and path.is_file():
+    for published in known:
+        values = published.train_ids.match(label)
+        path = root / published.files.fill(values or {})
+        if values and path.is_file():
+            kinds, words = ENCODED[published.encoding]
             depth, colour = images.kind(path.read_bytes(), path)
             if (depth, colour) not in kinds:
                 found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')}"
-                raise UserError(f"{path}: {found}, but the raw labels there are {words}; get them again")
+                raise UserError(f"{path}: {found}, expected {words}; get the raw labels again")
 
 
 def check_files(found: dict[str, list[Sample]], cfg: CfgNode, label_set: LabelSet, workers: int) -> Report:
@@ -125,7 +123,9 @@ def check_files(found: dict[str, list[Sample]], cfg: CfgNode, label_set: LabelSe
                                "without them nothing is measured on its views")
         others = {s for name, entries in found.items() if name != cfg.TRAIN.TARGET for s in entries}
         samples = dict.fromkeys(s if s in others else s._replace(label=None) for s in samples)
-    job = partial(check_sample, root=root, label_set=label_set)
+    published = [domains.load(name).labels for name in domains.names()]
+    known = [labels for labels in published if labels and labels.encoding != "train_ids"]
+    job = partial(check_sample, root=root, label_set=label_set, known=known)
     seen = dict(zip(samples, parallel_map(job, list(samples), workers, "checking"), strict=True))
     for one in seen.values():
         report.errors.extend(one.errors)

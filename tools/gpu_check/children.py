@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from core import cli
+from core import checkpoint, cli
 from core.threads import cores
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ class Result:
         for entry in self.steps:
             entry.pop("images_per_second")
         path = folder / "snapshots" / "cityscapes" / "check" / run / "last.pth"
-        self.weights = torch.load(path, map_location="cpu", weights_only=True)["model"]
+        self.weights = checkpoint.load(path)["model"]
 
     def deviation(self, other: "Result") -> float:
         """The largest relative difference of a loss from the other training's."""
