@@ -174,7 +174,7 @@ class Inputs:
         (b, nt), source = self.totals, None
         if batch.source is not None:
             image, label, padding, _ = self.moved(batch.source)
-            lists = np.searchsorted(self.firsts, batch.source.index, "right") - 1
+            lists = np.searchsorted(self.firsts, batch.source.index.tolist(), "right") - 1
             each = map(self.source.__getitem__, lists)
             image = normalise(image, padding, *zip(*each, strict=True))
             source = Source(image, label, dropout_seeds((self.seed, self.SOURCE, epoch, iteration), b), b)
