@@ -24,7 +24,8 @@ from datasets.iterations import Mixture, order, turns
 from datasets.source import SourceBatch
 from datasets.transforms import normalise, renormalised
 from tools import check_data, join_lists
-from tools.pipeline import estimates, plan
+from tools.pipeline import estimates, plan, tasks
+from tools.pipeline.record import Record
 
 TASK = "[train_game_9K,val_game_1K]"  # 16 and 2 images
 MIXED = f"TRAIN.TASK {TASK} TRAIN.TASK_SHARES 2,1 TRAIN.TASK_IGNORE [[],[0,5]] VAL.LISTS [val2_cityscapes] ".split()
@@ -263,6 +264,15 @@ def test_adapt_s_plan(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     one = plan.stages(task_of(tmp_path, tree, "TRAIN.TASK", "train_game_9K", "TRAIN.TASK_SHARES", "[]",
                               "TRAIN.TASK_IGNORE", "[]", "DATASET.RENORM_SOURCE", "False"), ("source",))
     assert "sources" not in [stage.name for stage in one]
+
+
+def test_published_data_of_all_sources_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(Path(__file__).parents[1])
+    what = ["gta", "resnet101", "DATASET.ROOT", str(tmp_path), "DATASET.RENORM_SOURCE", "False", "TRAIN.TASK"]
+    for names, expected in (("train_game_9K", "gta cs"), ("[train_synthia_9K,train_game_9K]", "gta synthia cs")):
+        task = tasks.make([*what, names], 0, Record(tmp_path / "01_gta_resnet101"))
+        convert = next(stage for stage in task.prepare if stage.name == "convert")
+        assert [command[2] for command in convert.commands] == expected.split()
 
 
 def test_published_lists_validate_and_choose(tree: Path, tmp_path: Path) -> None:
