@@ -83,7 +83,7 @@ def propose(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str) -> None:
 def test_from_colours_to_lists(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     propose(monkeypatch, data, "--target-labels", str(data / "street_ann"), "--out", "mine.yaml")
     cfg, _ = config.load("mine.yaml")
-    assert cfg.TRAIN.TASK == "mine_source" and cfg.VAL.LISTS == ["mine_val"] and cfg.DATASET.ROOT == "d"
+    assert cfg.TRAIN.TASK == ["mine_source"] and cfg.VAL.LISTS == ["mine_val"] and cfg.DATASET.ROOT == "d"
     classes = labels.load(cfg.DATASET.CLASSES)
     assert classes.names == ("class_09c803", "class_464646", "class_804080")
     assert classes.colours == ((9, 200, 3), (70, 70, 70), (128, 64, 128))  # black is void

