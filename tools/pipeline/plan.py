@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from core import config
 from core.cli import UserError
+from core.files import read_yaml
 from datasets import PUBLISHED, lists
 
 ROWS = ("source", "abn", "control", "sac", "oracle")  # what is trained and compared, in this order
@@ -217,12 +218,23 @@ def _parallel(task: Task, command: Command) -> Command:
 
 
 def keys(found: Iterable[Stage]) -> dict[str, str]:
-    """What each stage's result depends on, as a key: its commands, and the keys of the stages before it."""
+    """What each stage's result depends on, as a key: its commands, what their YAML files say, and the stages before."""
     result: dict[str, str] = {}
     for stage in found:
-        content = json.dumps([stage.commands, [result[name] for name in stage.after]])
+        said = [_said(word) for command in stage.commands for word in command]
+        content = json.dumps([stage.commands, [one for one in said if one], [result[name] for name in stage.after]])
         result[stage.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return result
+
+
+def _said(word: object, deep: bool = True) -> list:
+    """The content of a YAML file and, if deep, of those that it names (label sets); [] if the word is no such file."""
+    if not (isinstance(word, str) and word.endswith((".yaml", ".yml")) and Path(word).is_file()):
+        return []
+    content = read_yaml(word)
+    parts = content.values() if deep and isinstance(content, dict) else ()
+    named = [one for part in parts for one in (part.values() if isinstance(part, dict) else [part])]
+    return [repr(content), *(_said(one, deep=False) for one in named)]
 
 
 def source_list_that_selects(cfg: CfgNode) -> Command:
