@@ -1,7 +1,10 @@
 """What people look at while training: panels with headings, legends and the true aspect; curves with names."""
 
+from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -10,8 +13,10 @@ from torch import nn
 from core import visual
 from core.optim import FOUR, build_optimiser, group_names
 from core.validation import Validation
-from datasets import labels
+from datasets import labels, lists
 from datasets.labels import IGNORE, LabelSet
+from datasets.lists import Sample
+from tools import summarise_rows
 
 
 @pytest.mark.parametrize("size", [(20, 30), (40, 30), (20, 300), (256, 256)])
@@ -115,3 +120,20 @@ def test_what_is_kept_of_each_class_needs_no_labels(labelled: bool) -> None:
     ((name, picture),) = log.pictures.items()
     legend = visual.legend(own.names, own.colours, picture.shape[1])
     assert name.startswith("t/input_label") and np.array_equal(picture[-len(legend) :], legend)
+
+
+def test_the_table_s_picture_has_headings_and_a_legend(tmp_path: Path) -> None:
+    image, label = np.full((20, 400, 3), 90, np.uint8), np.full((20, 400), 2, np.uint8)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    for name, mask in (("label", label), ("base/a", label * 5), ("sac/a", label)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), mask)
+    lists.write(tmp_path / "val.txt", [Sample("a.png", "label.png")])
+    masks = {"baseline": tmp_path / "base", "sac": tmp_path / "sac"}
+    args = Namespace(list=str(tmp_path / "val.txt"), root=tmp_path, classes="cityscapes", masks=masks,
+                     titles={"baseline": "ABN", "sac": "SAC"})
+    sheet = summarise_rows.picture(args)
+    height = round(20 * summarise_rows.WIDTH / 400)  # the aspect stays
+    below = visual.legend(["building", "sky"], [labels.CITYSCAPES.colours[c] for c in (2, 10)], sheet.shape[1])
+    assert sheet.shape == (visual.HEADING + height + len(below), 4 * summarise_rows.WIDTH + 3 * 4, 3)
+    assert np.array_equal(sheet[-len(below) :], below) and (sheet[: visual.HEADING] < 128).any()
