@@ -138,7 +138,8 @@ class Validation:
     def _panel(self, name: str, rows: list, position: dict[str, int]) -> None:
         if rows and self.log.active:
             sheet = visual.panel(rows, self.picture, headings=name.rpartition("/")[2].split("_"))
-            below = visual.legend(self.labels.names, self.labels.colours, sheet.shape[1])
+            names, colours = (*self.labels.names, "no label"), (*self.labels.colours, self.palette[IGNORE])
+            below = visual.legend(names, colours, sheet.shape[1])
             self.log.picture(name, np.vstack([sheet, below]), position["iter"])
 
     def _report(self, matrix: ConfusionMatrix, name: str, layer: str, position: dict[str, int], note: str) -> float:

@@ -118,7 +118,7 @@ def test_what_is_kept_of_each_class_needs_no_labels(labelled: bool) -> None:
     assert precision.keys() == ({"teacher", "fused", "pseudo"} if labelled else set())
     assert not labelled or (precision["fused"][0], precision["pseudo"][0]) == (pytest.approx(1 / 3), 0.5)
     ((name, picture),) = log.pictures.items()
-    legend = visual.legend(own.names, own.colours, picture.shape[1])
+    legend = visual.legend([*own.names, "no label"], [*own.colours, (0, 0, 0)], picture.shape[1])
     assert name.startswith("t/input_label") and np.array_equal(picture[-len(legend) :], legend)
 
 
