@@ -281,18 +281,6 @@ def _check_together(cfg: CfgNode) -> None:
         raise UserError(f"VAL.SELECT = {cfg.VAL.SELECT} is not one of VAL.LISTS = {cfg.VAL.LISTS}")
 
 
-def check_processes(cfg: CfgNode, processes: int) -> None:
-    """Reject batches that the processes cannot share evenly, and say which numbers would work."""
-    batch, views = cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.NUM_GROUPS * (1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE)
-    if batch % processes or views % processes:
-        fits = [p for p in range(1, processes) if batch % p == 0 and views % p == 0]
-        target = "NUM_GROUPS" if cfg.MODEL.BASELINE else "NUM_GROUPS x GROUP_SIZE"
-        raise UserError(
-            f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
-            f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
-        )
-
-
 def network_options(cfg: CfgNode) -> dict[str, Any]:
     """What `models.build` needs to know of a network beside its name."""
     model = cfg.MODEL

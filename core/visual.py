@@ -57,12 +57,6 @@ def heat(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def denormalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalised float [3,H,W] -> uint8 [H,W,3]."""
-    pixels = image.transpose(1, 2, 0) * np.asarray(std) + np.asarray(mean)
-    return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-
-
 def panel(
     rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4, headings: Sequence[str] = ()
 ) -> np.ndarray:

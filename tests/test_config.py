@@ -347,21 +347,6 @@ def test_bounds(empty: str, name: str, value: str) -> None:
     assert f"{name} = {value} in --set: expected " in refusal(empty, name, value)
 
 
-@pytest.mark.parametrize(
-    ("processes", "pairs", "fits"),
-    [
-        (3, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 4", "use 1 or 2 processes"),
-        (8, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2", "use 1 or 2 or 4 processes"),
-        (4, "TRAIN.BATCH_SIZE 8 TRAIN.NUM_GROUPS 2 MODEL.BASELINE True", "TRAIN.NUM_GROUPS = 2 evenly"),
-    ],
-)
-def test_batches_that_processes_cannot_share(empty: str, processes: int, pairs: str, fits: str) -> None:
-    cfg, _ = config.load(empty, pairs.split())
-    config.check_processes(cfg, 2)
-    with pytest.raises(UserError, match=fits):
-        config.check_processes(cfg, processes)
-
-
 def test_ignored_classes_belong_to_the_label_set(empty: str) -> None:
     cfg, _ = config.load(empty, ["VAL.IGNORE_CLASS", "9,14,16"])
     config.check_classes(cfg, 19)

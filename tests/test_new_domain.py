@@ -9,8 +9,9 @@ import pytest
 
 from core import config
 from core.cli import UserError
-from datasets import domains, labels, lists
+from datasets import labels, lists
 from tools import convert_train_ids, make_lists, new_domain
+from tools.domain import domains
 from tools.domain.pairs import Rule, find_rule
 from tools.domain.propose import geometry
 

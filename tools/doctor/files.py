@@ -12,10 +12,11 @@ from core.alarms import label_findings
 from core.cli import UserError
 from core.metrics import class_counts
 from core.threads import parallel_map
-from datasets import domains, images
-from datasets.domains import ENCODED, Labels
+from datasets import images
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
+from tools.domain import domains
+from tools.domain.domains import ENCODED, Labels
 
 CONVERT = "make train IDs with tools/convert_train_ids.py --dataset "
 SMALLEST = 32  # pixels; an image with a shorter side shows nothing
