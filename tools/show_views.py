@@ -129,11 +129,13 @@ def draw_sheet(cfg: CfgNode, seed: int, first: int, count: int, image: np.ndarra
     data = datasets.Data(cfg, seed).iterations
     parts = [target_block(data.target, first + i, image, width) for i in range(count)]
     if data.source is not None:
-        palette = labels.load(cfg.DATASET.CLASSES).palette()
+        label_set = labels.load(cfg.DATASET.CLASSES)
+        palette = label_set.palette()
         places = range(min(len(data.source), cfg.TRAIN.GROUP_SIZE + 1))
         lists = data.mixture.lists
         shown = [lists[i % len(lists)][(first + i // len(lists)) % len(lists[i % len(lists)])] for i in places]
         parts.append(stack([source_block(data.source, i, palette, width) for i in shown], 1))
+        parts.append(visual.legend(label_set.names, label_set.colours, max(part.shape[1] for part in parts)))
     return np.pad(stack(parts, 0), ((GAP, 0), (GAP, 0), (0, 0)), constant_values=PAPER)
 
 

@@ -2,12 +2,10 @@
 
 import json
 import math
-import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,17 +13,11 @@ from core.cli import Parser, UserError, run  # isort: skip
 
 from core.files import read_bytes
 from core.outputs import OutputFile
+from tools.report_page.series import Score, summarise
 
 EXAMPLES = """examples:
   python tools/summarise_runs.py logs/cityscapes/v1/seed*
   python tools/summarise_runs.py logs/cityscapes/v1/seed0 logs/cityscapes/v1/seed1 --layer teacher --json seeds.json"""
-
-
-class Score(NamedTuple):
-    """One validation."""
-
-    epoch: int
-    miou: float
 
 
 def arguments() -> Namespace:
@@ -62,27 +54,6 @@ def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
             if number < len(lines):
                 raise UserError(f"{path}:{number}: not a line of a training run's metrics.jsonl") from None
     return scores
-
-
-def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
-    """Statistics of the best and of the last score, as fractions, over runs with at least one score each."""
-    runs = list(runs)
-    best = [max(scores, key=lambda s: s.miou) for scores in runs]
-    last = [scores[-1] for scores in runs]
-    return {
-        "runs": len(runs),
-        "best": {**spread([s.miou for s in best]), "epochs": [s.epoch for s in best]},
-        "last": {**spread([s.miou for s in last]), "epochs": [s.epoch for s in last]},
-    }
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (None for a single value), minimum and maximum."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {
-        "mean": statistics.fmean(values), "deviation": deviation, "min": min(values), "max": max(values),
-        "values": values,
-    }
 
 
 def row(name: str, which: str, numbers: dict[str, Any]) -> str:
