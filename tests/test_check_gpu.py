@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import small_tree
 import torch
 
 from core import checkpoint
@@ -114,7 +115,7 @@ def test_trainings_are_compared(
     assert settings != children.SETTINGS
     monkeypatch.setattr(children, "SETTINGS", settings)
     ours = Children(tmp_path, tmp_path / "world", 120)
-    ours.call(check_gpu.make_world, ours.world, True)
+    small_tree.make(ours.world)
     check = Check("cpu", ours, tmp_path)
     check.iterations = 4
     rows = [check.precision("baseline", "float32"), check.precision("baseline", "bfloat16"), check.equal("continued")]

@@ -3,6 +3,8 @@
 The steps, the validation and the inference run on a pretended device (tests/devices.py).
 """
 
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -248,3 +250,17 @@ def test_statistics_and_metrics_are_float32_under_autocast(baseline: bool) -> No
     assert momentum and {x.dtype for x in momentum} == {torch.float32}
     logits = step.compute.logits(step.student.eval(), torch.zeros(1, 3, *SIZE))
     assert logits.dtype == confidence(logits)[0].dtype == torch.float32
+
+
+def test_a_list_without_a_known_class_has_no_miou() -> None:
+    """In metrics.jsonl it is null: NaN is not JSON."""
+    cfg, said = configuration("stub", False, *SMALL), []
+    cpu = torch.device("cpu")
+    unlabelled = labelled(2, SIZE)._replace(label=torch.full((2, *SIZE), 255, dtype=torch.uint8))
+    data = SimpleNamespace(validation=lambda name: [unlabelled], crop_size=SIZE, val_crop=True)
+    log = SimpleNamespace(active=False, record=said.append, scalars=lambda *a: None, say=said.append)
+    validation = Validation(data, labels.load("cityscapes"), [], build.inputs(cfg, cpu, 0), log, (8, 8), lambda e: 0)
+    step = build.step(cfg, Compute(cpu, False), CLASSES, "")
+    assert math.isnan(validation.validate(step, "x", {"epoch": 1, "iter": 1}))
+    entry, line = said
+    assert '"miou": null' in json.dumps(entry, allow_nan=False) and "no class that counts occurs" in line
