@@ -1,4 +1,4 @@
-"""Print mean and standard deviation of the best and last mIoU over runs with different seeds, from metrics.jsonl."""
+"""Print mean and deviation of the best, last and lowest mIoU over runs with different seeds, from metrics.jsonl."""
 
 import json
 import math
@@ -61,7 +61,7 @@ def row(name: str, which: str, numbers: dict[str, Any]) -> str:
     deviation = "" if numbers["deviation"] is None else f"{100 * numbers['deviation']:.2f}"
     values = " ".join(f"{100 * value:.1f}" for value in numbers["values"])
     low, high = 100 * numbers["min"], 100 * numbers["max"]
-    return f"{name:<20} {which:<5} {100 * numbers['mean']:>6.2f} {deviation:>9} {low:>6.1f} {high:>6.1f}  {values}"
+    return f"{name:<20} {which:<6} {100 * numbers['mean']:>6.2f} {deviation:>9} {low:>6.1f} {high:>6.1f}  {values}"
 
 
 def main() -> None:
@@ -77,10 +77,10 @@ def main() -> None:
         wanted = f" on {args.list}" if args.list else ""
         raise UserError(f"none of the runs has validated the {args.layer}{wanted}")
     result = {}
-    print(f"{'mIoU in %':<20} {'':<5} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  all runs")
+    print(f"{'mIoU in %':<20} {'':<6} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  all runs")
     for name in names:
         result[name] = summarise(lists[name] for lists in scores.values() if name in lists)
-        for which in ("best", "last"):
+        for which in ("best", "last", "lowest"):
             print(row(name, which, result[name][which]))
         if result[name]["runs"] < len(scores):
             without = [path for path, lists in scores.items() if name not in lists]

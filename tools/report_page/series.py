@@ -18,14 +18,16 @@ class Score(NamedTuple):
 
 
 def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
-    """Statistics of the best and of the last score, as fractions, over runs with at least one score each."""
+    """Statistics of the best, last and lowest score, as fractions, over runs with at least one score each."""
     runs = list(runs)
-    best = [max(scores, key=lambda s: s.miou) for scores in runs]
-    last = [scores[-1] for scores in runs]
-    return {
-        "runs": len(runs),
-        "best": {**spread([s.miou for s in best]), "epochs": [s.epoch for s in best]},
-        "last": {**spread([s.miou for s in last]), "epochs": [s.epoch for s in last]},
+    found = {
+        "best": [max(scores, key=lambda s: s.miou) for scores in runs],
+        "last": [scores[-1] for scores in runs],
+        "lowest": [min(scores, key=lambda s: s.miou) for scores in runs],  # such as a fall at the start of SAC
+    }
+    return {"runs": len(runs)} | {
+        which: {**spread([s.miou for s in chosen]), "epochs": [s.epoch for s in chosen]}
+        for which, chosen in found.items()
     }
 
 
