@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--snapshot-dir", default="snapshots", metavar="DIR")
     parser.add_argument("--logdir", default="logs", metavar="DIR")
     parser.add_argument("--workers", type=WORKERS, metavar="N",
-                        help="loader processes (default: this process's cores, at most 8)")
+                        help="loader processes (default: this process's cores, at most 16)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default: 0)")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()

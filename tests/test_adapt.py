@@ -246,6 +246,16 @@ def test_source_only_reads_nothing_of_the_target(call: Adapt, place: Path) -> No
     assert not (place / "snapshots/cityscapes/v1/01_abn_gta_resnet101").exists()
 
 
+def test_source_only_of_several_lists(call: Adapt, place: Path) -> None:
+    """BatchNorm's pass sees the images of all of them."""
+    call("gta", "resnet101", "--rows", "source", *SMALL, "TRAIN.TASK", "[train_game_9K,val_game_1K]",
+         "TRAIN.TASK_SHARES", "3,1", "DATASET.RENORM_SOURCE", "False")
+    joined = place / "results/v1/01_gta_resnet101/sources.txt"
+    assert len(lists.read(str(joined), "data")) == sum(small_tree.LISTS[n] for n in ("train_game_9K", "val_game_1K"))
+    log = (place / "logs/cityscapes/v1/01_source_gta_resnet101/log.txt").read_text()
+    assert "2 source images (3:1 of train_game_9K, val_game_1K)" in log and "TRAIN.MAX_ITER = 3 is reached" in log
+
+
 def test_own_data_without_labels_of_the_target(call: Adapt, place: Path, capsys: pytest.CaptureFixture) -> None:
     """No table, but masks and a report; the baseline gets half of the epochs; another working directory."""
     samples = lists.read("train_cityscapes", str(place / "data"))

@@ -3,6 +3,8 @@
 The steps, the validation and the inference run on a pretended device (tests/devices.py).
 """
 
+import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -178,25 +180,37 @@ def test_the_published_setting_fits_where_the_docs_say_so(monkeypatch: pytest.Mo
     assert 6e9 < watch.peak < 10e9
 
 
-# What torch.use_deterministic_algorithms refuses on CUDA, of the operations that occur in networks and losses: those
-# here must not be used; those below have a deterministic form.
+# What torch.use_deterministic_algorithms refuses on CUDA, after its page, by the operations' own names. Bilinear
+# upsampling, cross-entropies and scatter_reduce, which it names too, are looked at below.
 REFUSED = {
-    "aten._adaptive_avg_pool2d_backward", "aten.adaptive_max_pool2d_backward", "aten.avg_pool3d_backward",
-    "aten.grid_sampler_2d_backward", "aten.histc", "aten.kthvalue", "aten.median", "aten.put_", "aten.cumsum",
-    "aten.reflection_pad2d_backward", "aten.replication_pad2d_backward", "aten.upsample_bicubic2d_backward",
-    "aten._upsample_bilinear2d_aa_backward", "aten.max_unpool2d", "aten._ctc_loss", "aten._embedding_bag",
+    "aten.avg_pool3d_backward", "aten._adaptive_avg_pool2d_backward", "aten._adaptive_avg_pool3d_backward",
+    "aten.adaptive_max_pool2d_backward", "aten.adaptive_max_pool3d_backward", "aten.fractional_max_pool2d_backward",
+    "aten.fractional_max_pool3d_backward", "aten.max_unpool2d", "aten.max_unpool3d",
+    "aten.upsample_linear1d_backward", "aten.upsample_bicubic2d_backward", "aten.upsample_trilinear3d_backward",
+    "aten._upsample_bilinear2d_aa_backward", "aten.reflection_pad1d_backward", "aten.reflection_pad2d_backward",
+    "aten.reflection_pad3d_backward", "aten.replication_pad2d_backward", "aten.nll_loss_forward",
+    "aten._ctc_loss_backward", "aten._embedding_bag", "aten.put_", "aten.put", "aten.histc", "aten.bincount",
+    "aten.median", "aten.grid_sampler_2d_backward", "aten.grid_sampler_3d_backward", "aten.kthvalue", "aten.cumsum",
 }
 
 
 @pytest.mark.parametrize("baseline", [False, True])
 @pytest.mark.parametrize("arch", NETWORKS)
-def test_deterministic_mode_knows_every_operation(arch: str, baseline: bool, watch: Watch) -> None:
+def test_deterministic_mode_knows_every_operation(
+    arch: str, baseline: bool, watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cfg = configuration(arch, baseline, *SMALL)
     step = made(cfg)
+    reductions, original = [], Tensor.scatter_reduce
+    monkeypatch.setattr(Tensor, "scatter_reduce", lambda *args: reductions.append(args[4]) or original(*args))
     with watch:
         run(cfg, watch, step, 1)
     used = {name.rsplit(".", 1)[0] for name in watch.operations}
     assert not used & REFUSED
+    # torch's page refuses every scatter_reduce on CUDA; its kernels refuse sums, means and products, but not the
+    # maximum, which is the same in any order.
+    assert set(reductions) == (set() if baseline else {"amax"})
+    assert ("aten.scatter_reduce" in used) != baseline
     # Bilinear upsampling: F.interpolate takes another way in deterministic mode, where gradients are needed.
     assert "are_deterministic_algorithms_enabled" in F.interpolate.__code__.co_names
     assert "_decomp" in str(F.interpolate.__code__.co_consts)
@@ -236,3 +250,17 @@ def test_statistics_and_metrics_are_float32_under_autocast(baseline: bool) -> No
     assert momentum and {x.dtype for x in momentum} == {torch.float32}
     logits = step.compute.logits(step.student.eval(), torch.zeros(1, 3, *SIZE))
     assert logits.dtype == confidence(logits)[0].dtype == torch.float32
+
+
+def test_a_list_without_a_known_class_has_no_miou() -> None:
+    """In metrics.jsonl it is null: NaN is not JSON."""
+    cfg, said = configuration("stub", False, *SMALL), []
+    cpu = torch.device("cpu")
+    unlabelled = labelled(2, SIZE)._replace(label=torch.full((2, *SIZE), 255, dtype=torch.uint8))
+    data = SimpleNamespace(validation=lambda name: [unlabelled], crop_size=SIZE, val_crop=True)
+    log = SimpleNamespace(active=False, record=said.append, scalars=lambda *a: None, say=said.append)
+    validation = Validation(data, labels.load("cityscapes"), [], build.inputs(cfg, cpu, 0), log, (8, 8), lambda e: 0)
+    step = build.step(cfg, Compute(cpu, False), CLASSES, "")
+    assert math.isnan(validation.validate(step, "x", {"epoch": 1, "iter": 1}))
+    entry, line = said
+    assert '"miou": null' in json.dumps(entry, allow_nan=False) and "no class that counts occurs" in line

@@ -101,7 +101,8 @@ def test_a_container_s_shared_memory(tmp_path: Path) -> None:
     command = ["unshare", "-rm", "sh", "-c", inside + ' && exec "$@"', "sh", *map(str, arguments)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert "/dev/shm has 67 MB" in done.stderr and "--shm-size" in done.stderr
+    said = ("/dev/shm has 67 MB", "--shm-size=", "--ipc=host", "--workers 0")
+    assert all(words in done.stderr for words in said), done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -16,7 +16,7 @@ from core import checkpoint, cli
 from core.threads import cores
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 240  # seconds that a part may take
+GRACE = 10  # seconds for a process to end in its own way
 SETTINGS = (
     "MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 MODEL.NET_MOMENTUM_ITER 5 MODEL.RUN_CONF_LOWER 0 "
     "DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2 "
@@ -34,29 +34,32 @@ class Children:
     Args:
         folder: for everything that they write; what they say goes to `said.txt` there.
         world: the data's root.
+        limit: seconds that a part may take.
     """
 
-    def __init__(self, folder: Path, world: Path) -> None:
+    def __init__(self, folder: Path, world: Path, limit: float) -> None:
         torch.set_num_threads(1)  # a pool of threads that has begun does not survive a fork
-        self.folder, self.world, self.said = folder, world, folder / "said.txt"
+        self.folder, self.world, self.limit, self.said = folder, world, limit, folder / "said.txt"
         self.done: set[tuple[str, int]] = set()
 
     def call(self, function: Callable[..., Any], *args: object) -> Any:
-        """What a function returns in another process; Failed if it raises, or takes longer than LIMIT."""
+        """What a function returns in another process; Failed if it raises, or takes longer than the limit."""
         context = multiprocessing.get_context("fork")
         receiving, sending = context.Pipe(duplex=False)
         process = context.Process(target=self._run, args=(sending, function, args))
         process.start()
         sending.close()
         try:
-            if not receiving.poll(LIMIT):
-                raise Failed(f"takes longer than {LIMIT} s")
+            if not receiving.poll(self.limit):
+                raise Failed(f"takes longer than {self.limit} s")
             good, result = receiving.recv()
         except EOFError:
             process.join()
             raise Failed(f"ended with status {process.exitcode}") from None
         finally:
             process.terminate()
+            process.join(GRACE)
+            process.kill()
             process.join()
         if not good:
             raise Failed(result)
@@ -73,18 +76,18 @@ class Children:
             sending.send((False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
             raise
 
-    def train(self, run: str, device: str, *pairs: str, baseline: bool = False, iterations: int = 20) -> "Result":
+    def train(self, run: str, device: str, *pairs: str, baseline: bool, iterations: int) -> "Result":
         """A training of some iterations in all; a second call of the same name continues it."""
         if (run, iterations) not in self.done:
             self.call(_train, self._arguments(run, device, pairs, baseline, iterations))
             self.done.add((run, iterations))
         return Result(self.folder, run)
 
-    def train_on_two(self, run: str, device: str, *pairs: str, baseline: bool = False) -> "Result":
-        """The same on two processes."""
+    def train_on_two(self, run: str, device: str, *pairs: str, iterations: int) -> "Result":
+        """SAC, the same on two processes."""
         command = [sys.executable, "-m", "core.torchrun", "--standalone", "--nproc_per_node", "2", "--"]
-        arguments = self._arguments(run, device, pairs, baseline, 20)
-        done = subprocess.run([*command, str(ROOT / "train.py"), *arguments], cwd=ROOT, timeout=LIMIT, text=True,
+        arguments = self._arguments(run, device, pairs, False, iterations)
+        done = subprocess.run([*command, str(ROOT / "train.py"), *arguments], cwd=ROOT, timeout=self.limit, text=True,
                               capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         with open(self.said, "a", encoding="utf-8") as file:
             file.write(done.stdout + done.stderr)

@@ -17,6 +17,8 @@ from datasets.target import TargetBatch
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
+SMALL = ("MODEL.ARCH deeplabv2_resnet18 DATASET.CROP_SIZE 32,64 TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 "
+         "TRAIN.GROUP_SIZE 2").split()  # CPUs that only emulate bfloat16 are slow in it
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def machine(device: str) -> dict[str, Any]:
 
 def published(device: torch.device, *pairs: str) -> config.CfgNode:
     """SAC with ResNet-101; on the CPU a small network and small crops, to rehearse."""
-    small = ["MODEL.ARCH", "deeplabv2_resnet18", "DATASET.CROP_SIZE", "64,128"] if device.type == "cpu" else []
+    small = SMALL if device.type == "cpu" else ()
     file = ROOT / "configs" / "deeplabv2_resnet101_train.yaml"
     return config.load(str(file), ["MODEL.INIT_MODEL", "", "MODEL.LR", "1e-5", *small, *pairs])[0]
 
@@ -105,4 +107,5 @@ def loader(root: str, workers: int, small: bool) -> float:
     start = time.perf_counter()
     for _ in range(count):
         next(batches)
-    return 16 * count / (time.perf_counter() - start)
+    images = cfg.TRAIN.BATCH_SIZE + cfg.TRAIN.NUM_GROUPS * cfg.TRAIN.GROUP_SIZE
+    return images * count / (time.perf_counter() - start)

@@ -1,11 +1,13 @@
 """The stages that make train IDs and lists of raw labels: of the published archives, and of one's own data."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from yacs.config import CfgNode
 
 from core.cli import UserError
-from datasets import PUBLISHED, domains, lists
+from datasets import PUBLISHED, lists
+from tools.domain import domains
 from tools.pipeline.plan import Command, Stage
 from tools.pipeline.record import Record
 
@@ -33,21 +35,22 @@ def target_pairs(target: str, source: str) -> Command:
     return ("TRAIN.TARGET", f"train_{target}", "VAL.LISTS", f"val_{target},{PUBLISHED[source]}")
 
 
-def published(source: str, target: str, cfg: CfgNode, record: Record) -> tuple[Stage, ...]:
-    """Train IDs and lists of a source and a target; none where the lists are there already, made by other means."""
-    root, task = cfg.DATASET.ROOT, cfg.TRAIN.TASK
-    needed = (task, PUBLISHED.get(task, task), f"train_{target}", f"val_{target}")
+def published(sources: Sequence[str], target: str, cfg: CfgNode, record: Record) -> tuple[Stage, ...]:
+    """Train IDs and lists of sources and a target; none where the lists are there already, made by other means."""
+    root, tasks = cfg.DATASET.ROOT, cfg.TRAIN.TASK
+    selecting = (PUBLISHED[task] for task in tasks if task in PUBLISHED)
+    needed = (*tasks, *selecting, f"train_{target}", f"val_{target}")
     if "lists" not in record.stages and all(lists.exists(name, root) for name in needed):
         return ()
-    return labels_and_lists(source, target, root)
+    return labels_and_lists(sources, target, root)
 
 
-def labels_and_lists(source: str, target: str, root: str) -> tuple[Stage, ...]:
+def labels_and_lists(sources: Sequence[str], target: str, root: str) -> tuple[Stage, ...]:
     """The two stages, for data sets of configs/domains."""
-    names, make_lists = (source, target), ("tools/make_lists.py", "--root", root)
+    names, make_lists = (*sources, target), ("tools/make_lists.py", "--root", root)
     several = tuple((*make_lists, "--dataset", name) for name in names)
     if target == PUBLISHED_TARGET:
-        names, several = (source, "cs"), (make_lists,)
+        names, several = (*sources, "cs"), (make_lists,)
     return (Stage("convert", "make train IDs of the raw labels", tuple(_convert(name, root) for name in names)),
             Stage("lists", "write the lists", several, ("convert",)))
 

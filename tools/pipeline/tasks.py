@@ -94,13 +94,14 @@ def make(what: list[str], seed: int, record: Record, target: str = "") -> Task:
     sac = f"configs/{NETWORKS[network]}_train.yaml"
     pairs = (*SOURCES[source], *prepare.target_pairs(target, SOURCES[source][1]), *pairs)
     cfg, _ = config.load(sac, pairs)
+    sources = [name for name, own in SOURCES.items() if own[1] in cfg.TRAIN.TASK]
     return Task(f"configs/{NETWORKS[network]}.yaml", sac, (), (*source_list_that_selects(cfg), *pairs),
-                f"val_{target}", prepare=prepare.published(source, target, cfg, record), **common)
+                f"val_{target}", prepare=prepare.published(sources, target, cfg, record), **common)
 
 
 def _own(name: str, pairs: Command, common: dict, record: Record) -> Task:
     cfg, _ = config.load(name, pairs)
-    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if cfg.TRAIN.TASK in PUBLISHED else [""])
+    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if set(cfg.TRAIN.TASK) & set(PUBLISHED) else [""])
     pairs = (*source_list_that_selects(cfg), *pairs)
     return Task(name, name, ("MODEL.BASELINE", "True"), pairs, validation[-1], dataloader="own",
                 prepare=prepare.own(name, cfg, record), **common)
@@ -116,7 +117,7 @@ def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
         pretrained = (Stage("pretrained", "take ImageNet weights of EfficientNet-Lite0 from their package",
                             (("tools/lite0_weights.py", "--out", file, "--force"),)),)
         pairs = (*PRETRAINED, "MODEL.INIT_MODEL", file, *pairs)
-    convert, make_lists = prepare.labels_and_lists("gta", TARGET, data)
+    convert, make_lists = prepare.labels_and_lists(["gta"], TARGET, data)
     convert = Stage(convert.name, convert.says, convert.commands, ("worlds", *(stage.name for stage in pretrained)))
     beside = f"results/demo/seed{seed}" if pretrained else ""
     return Task("configs/demo.yaml", "configs/demo_train.yaml", (), pairs, "val_cityscapes", home=str(folder),
