@@ -95,7 +95,7 @@ class Output:
 
     def __init__(self, folder: str, kinds: Sequence[str], label_set: labels.LabelSet) -> None:
         self.folder, self.kinds = Path(folder).resolve(), kinds
-        self.to_raw, self.palette = label_set.to_raw(), label_set.palette()
+        self.to_raw, self.palette, self.names = label_set.to_raw(), label_set.palette(), label_set.names
 
     def path(self, name: str, kind: str) -> Path:
         """The file of one kind for the mask name NAME.png."""
@@ -115,7 +115,7 @@ class Output:
                 atomic_write(path, partial(np.savez_compressed, probabilities=probabilities), durable=False)
                 continue
             picture = {"ids": lambda: ids, "cs": lambda: self.to_raw[ids],
-                       "vis": lambda: visual.overlay(image, ids, self.palette)[..., ::-1]}[kind]()
+                       "vis": lambda: visual.explained(image, ids, self.palette, self.names)[..., ::-1]}[kind]()
             encoded = cv2.imencode(".png", picture, MASK_COMPRESSION)[1]
             write_bytes(path, encoded.tobytes(), durable=False)
 
@@ -264,7 +264,8 @@ def main() -> None:
     network = network.to(device, memory_format=torch.channels_last)
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
-    predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window)
+    watch = partial(tqdm, unit="window", leave=False, delay=2, disable=None if distributed.rank() == 0 else True)
+    predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window, watch)
     try:
         folder.claim(())  # on other machines: their processes have read the same snapshot
         labels.say_beside_masks(output.folder, label_set)

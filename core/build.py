@@ -2,9 +2,10 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from core.alarms import Finding, label_findings
 from core.cli import UserError
 from core.compute import Compute, Inputs
 from core.log import Log
-from core.metrics import class_counts
+from core.metrics import class_counts, without
 from core.recompute import recompute
 from core.steps import BaselineStep, Method, SACStep, no_change
 from core.threads import cores
 from core.validation import Validation
-from datasets import Data, check_shared_memory, labels, target_images
+from datasets import Data, check_shared_memory, labels, shares, target_images
 from datasets.images import DataError, read_label
 from datasets.labels import LabelSet
 from datasets.lists import Sample
@@ -151,16 +152,17 @@ def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Modu
     return synchronised(network)
 
 
-def inputs(cfg: CfgNode, device: torch.device, seed: int) -> Inputs:
-    """From the loader's batches to the step."""
+def inputs(cfg: CfgNode, device: torch.device, seed: int, firsts: Sequence[int] = (0,)) -> Inputs:
+    """From the loader's batches to the step; `firsts`: index of each source list's first image."""
     data = cfg.DATASET
     target = data.MEAN, data.STD
-    source = target
+    source = [target] * len(firsts)
     if data.RENORM_SOURCE:
-        source = renormalised(*target, data.SOURCE_MEAN, data.SOURCE_STD, data.TARGET_MEAN, data.TARGET_STD)
+        own = [(data.SOURCE_MEAN[i : i + 3], data.SOURCE_STD[i : i + 3]) for i in range(0, 3 * len(firsts), 3)]
+        source = [renormalised(*target, *given, data.TARGET_MEAN, data.TARGET_STD) for given in own]
     views = 1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE
     totals = cfg.TRAIN.BATCH_SIZE, target_images(cfg, distributed.size()) * views
-    return Inputs(device, source, target, totals, seed)
+    return Inputs(device, source, target, totals, seed, firsts)
 
 
 def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callable[..., int]) -> Validation:
@@ -171,7 +173,10 @@ def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callab
 
 def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
     """What a snapshot of this run says of it, and has to say for the run to continue from it."""
-    lists = {"source": digest(data.samples[data.task]), "target": digest(data.samples[data.target_list])}
+    sources, mixture = [data.samples[name] for name in data.ignored], data.iterations.mixture
+    lists = {"source": digest(chain(*sources)), "target": digest(data.samples[data.target_list])}
+    if len(sources) > 1:
+        lists["turns"] = f"{mixture.lists} {mixture.turns}"
     return {
         "seed": data.seed, "baseline": cfg.MODEL.BASELINE, "per_epoch": data.iterations.per_epoch, "lists": lists,
         "config": cfg.dump(), "init": cfg.MODEL.INIT_MODEL, "arch": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
@@ -192,20 +197,21 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
     train, processes = cfg.TRAIN, distributed.size()
     targets, views = target_images(cfg, processes), "" if cfg.MODEL.BASELINE else f" x {train.GROUP_SIZE} views"
     raised = f" (TRAIN.NUM_GROUPS = {train.NUM_GROUPS}, at least one per process)" if targets > train.NUM_GROUPS else ""
+    mixed = f" ({':'.join(map(str, shares(cfg)))} of {', '.join(train.TASK)})" if len(train.TASK) > 1 else ""
     return (
-        f"plan: {train.BATCH_SIZE} source images and {targets} target images{views} per iteration{raised}, "
+        f"plan: {train.BATCH_SIZE} source images{mixed} and {targets} target images{views} per iteration{raised}, "
         f"{processes} process{'es' if processes > 1 else ''}, micro-batch {train.MICRO_BATCH or 'all at once'}, "
         f"{compute.precision} networks, {workers} loader workers per process, seed {seed}"
     )
 
 
-def useless_labels(data: Data) -> list[Finding]:
-    """What a few labels of the source, evenly spread over its list, tell against training on them."""
-    samples, counts = data.samples[data.task], np.zeros(256, np.int64)
+def useless_labels(data: Data, name: str) -> list[Finding]:
+    """What a few labels of a source list, evenly spread over it, tell against training on them."""
+    samples, counts = data.samples[name], np.zeros(256, np.int64)
     for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
         with suppress(DataError):  # training itself says what is wrong with a file
             counts += class_counts(read_label(Path(data.root, sample.label), data.num_classes))
-    return label_findings(counts, data.class_names)
+    return label_findings(without(counts, data.ignored[name]), data.class_names)
 
 
 def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) -> None:
@@ -221,8 +227,9 @@ def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) 
     if data.select and (trained := data.trained_on(data.select)):
         log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
                  "images choose a snapshot (VAL.SELECT names another list)")
-    for finding in useless_labels(data):
-        log.warn(f"list {data.task}, by a look at {LOOKED_AT} of its labels: {finding.text}")
+    for name in data.ignored:
+        for finding in useless_labels(data, name):
+            log.warn(f"list {name}, by a look at {LOOKED_AT} of its labels: {finding.text}")
     log.say(plan(cfg, step.compute, data.workers, data.seed))
     if (machines := distributed.machines()) > 1:
         log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "

@@ -153,25 +153,30 @@ class Inputs:
 
     Args:
         device: where it goes.
-        source: what the source is normalised with.
+        source: what the images of each source list are normalised with.
         target: what the target, and everything that is validated, is normalised with.
         totals: source images, and target images or views, per iteration over all processes.
         seed: of the run.
+        firsts: index of each source list's first image.
     """
 
     SOURCE, TARGET = 4, 5  # streams of random numbers; those of the data are in datasets
 
     def __init__(
-        self, device: torch.device, source: Statistics, target: Statistics, totals: tuple[int, int], seed: int
+        self, device: torch.device, source: Sequence[Statistics], target: Statistics, totals: tuple[int, int],
+        seed: int, firsts: Sequence[int] = (0,),
     ) -> None:
-        self.device, self.statistics, self.totals, self.seed = device, (source, target), totals, seed
+        self.device, self.source, self.target, self.firsts = device, source, target, firsts
+        self.totals, self.seed = totals, seed
 
     def __call__(self, batch: Iteration, epoch: int, iteration: int) -> tuple[Source | None, Views | Images]:
         """Both domains of an iteration, whose numbers decide on the dropout."""
         (b, nt), source = self.totals, None
         if batch.source is not None:
             image, label, padding, _ = self.moved(batch.source)
-            image = normalise(image, padding, *self.statistics[0])
+            lists = np.searchsorted(self.firsts, batch.source.index.tolist(), "right") - 1
+            each = map(self.source.__getitem__, lists)
+            image = normalise(image, padding, *zip(*each, strict=True))
             source = Source(image, label, dropout_seeds((self.seed, self.SOURCE, epoch, iteration), b), b)
         if isinstance(batch.target, TargetBatch):
             return source, self.views(batch.target, dropout_seeds((self.seed, self.TARGET, epoch, iteration), nt), nt)
@@ -180,13 +185,13 @@ class Inputs:
     def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
         """Views, this process's of `total` ones, normalised (section 5.7)."""
         noisy, clean, padding, a, a_inv, _ = self.moved(batch)
-        noisy, clean = normalise(noisy, padding, *self.statistics[1]), normalise(clean, padding, *self.statistics[1])
+        noisy, clean = normalise(noisy, padding, *self.target), normalise(clean, padding, *self.target)
         return Views(noisy, clean, padding, a, a_inv, seeds, total)
 
     def images(self, batch: SourceBatch | ImageBatch) -> Tensor:
         """Images normalised with the target's statistics -> float32 [B,3,H,W]."""
         moved = self.moved(batch)
-        return normalise(moved.image, moved.padding, *self.statistics[1])
+        return normalise(moved.image, moved.padding, *self.target)
 
     def moved(self, batch: NamedTuple) -> NamedTuple:
         """A batch on the device, without waiting for it."""

@@ -43,11 +43,19 @@ def _from(low: float, high: float, noun: str = "a number") -> Rule:
     return Rule(f"{noun} from {low} to {high}", lambda v: low <= v <= high)
 
 
+def _each_source(rule: Rule) -> Rule:
+    def test(value: list[float]) -> bool:
+        return bool(value) and all(rule.test(value[i : i + 3]) for i in range(0, len(value), 3))
+
+    return Rule(f"{rule.allowed}; as many for each list of TRAIN.TASK", test)
+
+
 # Bounds are far beyond what is of use: they stop slips of the hand before memory, time or the numbers' range do.
 ANY = Rule("anything", lambda _: True)
 NAMED = Rule("non-empty text", lambda v: v.strip() != "")
 COUNT = _from(1, 10**9, "a whole number")
 COUNT0 = _from(0, 10**9, "a whole number")
+CLASSES = Rule("class numbers", lambda v: all(0 <= x < 255 for x in v))
 IMAGES = _from(1, 10**4, "a whole number")
 IMAGES0 = _from(0, 10**4, "a whole number")
 SCALE = _from(0.01, 16)
@@ -63,7 +71,12 @@ KEYS = (
     Key("TRAIN.BATCH_SIZE", 16, IMAGES, "B: source images per iteration, over all processes"),
     Key("TRAIN.NUM_EPOCHS", 200, COUNT,
         "total number of epochs; a run starts at 0, or at the epoch of its baseline snapshot"),
-    Key("TRAIN.TASK", "train_game_9K", NAMED, "list of the labelled source images"),
+    Key("TRAIN.TASK", ["train_game_9K"], Rule("names of lists", lambda v: bool(v) and all(map(NAMED.test, v))),
+        "list of the labelled source images, or several lists (docs/own_data.md)"),
+    Key("TRAIN.TASK_SHARES", [], Rule("whole numbers from 1 to 1000", lambda v: all(1 <= x <= 1000 for x in v)),
+        "shares of the lists of TRAIN.TASK in the source images, exact over the run; empty = equal ones"),
+    Key("TRAIN.TASK_IGNORE", [], Rule("lists of class numbers", lambda v: all(map(CLASSES.test, v))),
+        "for each list of TRAIN.TASK, classes whose labels are ignored in training; empty = none"),
     Key("TRAIN.TARGET", "train_cityscapes", NAMED,
         "list of the target images; its labels, if any, are not used for training"),
     Key("TRAIN.TARGET_ONLY", False, ANY, "SAC without the cross-entropy on the source"),
@@ -82,7 +95,7 @@ KEYS = (
     Key("TRAIN.MAX_ITER", 0, COUNT0, "stop after this many iterations in total; 0 = no limit"),
     Key("TRAIN.DEVICE", "auto", _one_of(("auto", "cuda", "cpu")),
         "where the networks run; auto = cuda if available"),
-    Key("VAL.IGNORE_CLASS", [], Rule("class numbers", lambda v: all(0 <= x < 255 for x in v)),
+    Key("VAL.IGNORE_CLASS", [], CLASSES,
         "classes excluded from the mIoU; importance sampling draws uniformly for them"),
     Key("VAL.LISTS", [], ANY,
         "lists to validate on; empty = the published ones for the published tasks, none for others"),
@@ -116,9 +129,9 @@ KEYS = (
     Key("DATASET.MEAN", [0.485, 0.456, 0.406], COLOUR, "mean of the networks' input (ImageNet's)"),
     Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "standard deviation of the networks' input (ImageNet's)"),
     Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours match the target's statistics"),
-    Key("DATASET.SOURCE_MEAN", [0.481, 0.479, 0.465], COLOUR,
-        "mean of the source images (GTA5; for SYNTHIA .315 .278 .248)"),
-    Key("DATASET.SOURCE_STD", [0.243, 0.239, 0.237], SPREAD,
+    Key("DATASET.SOURCE_MEAN", [0.481, 0.479, 0.465], _each_source(COLOUR),
+        "mean of the source images (GTA5; for SYNTHIA .315 .278 .248); of several lists, one after the other"),
+    Key("DATASET.SOURCE_STD", [0.243, 0.239, 0.237], _each_source(SPREAD),
         "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
     Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
     Key("DATASET.TARGET_STD", [0.175, 0.18, 0.177], SPREAD, "standard deviation of the target images (Cityscapes)"),
@@ -166,6 +179,8 @@ KEYS = (
 
 # In the authors' files; they have no meaning here.
 IGNORED = ("LOG.ITER_TRAIN", "MODEL.RUN_CONF_MOMENT")
+# What the lists hold whose default is empty; the others hold whole numbers.
+HOLDS = {"VAL.LISTS": str, "TRAIN.TASK_IGNORE": list}
 
 
 def defaults() -> CfgNode:
@@ -242,11 +257,12 @@ def parse_value(key: Key, given: Any, origin: str) -> Any:
     several = isinstance(key.default, list)
     kind = type(key.default)
     if several:
-        kind = str if key.name == "VAL.LISTS" else type(key.default[0]) if key.default else int
+        kind = type(key.default[0]) if key.default else HOLDS.get(key.name, int)
     try:
         value = values.listed(kind, given) if several else values.single(kind, given)
     except ValueError:
-        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}[kind]
+        word = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
+                list: "a list of whole numbers"}[kind]
         expected = f"a list, each {word}" if several else word
         raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {expected}") from None
     if not key.rule.test(value):
@@ -257,6 +273,7 @@ def parse_value(key: Key, given: Any, origin: str) -> Any:
 def _check_together(cfg: CfgNode) -> None:
     """Checks that involve several keys."""
     data, model = cfg.DATASET, cfg.MODEL
+    _check_sources(cfg.TRAIN.TASK, cfg)
     if data.SCALE_FROM > data.SCALE_TO:
         raise UserError(f"DATASET.SCALE_FROM = {data.SCALE_FROM} is larger than DATASET.SCALE_TO = {data.SCALE_TO}")
     if model.RUN_CONF_LOWER > model.RUN_CONF_UPPER:
@@ -281,16 +298,21 @@ def _check_together(cfg: CfgNode) -> None:
         raise UserError(f"VAL.SELECT = {cfg.VAL.SELECT} is not one of VAL.LISTS = {cfg.VAL.LISTS}")
 
 
-def check_processes(cfg: CfgNode, processes: int) -> None:
-    """Reject batches that the processes cannot share evenly, and say which numbers would work."""
-    batch, views = cfg.TRAIN.BATCH_SIZE, cfg.TRAIN.NUM_GROUPS * (1 if cfg.MODEL.BASELINE else cfg.TRAIN.GROUP_SIZE)
-    if batch % processes or views % processes:
-        fits = [p for p in range(1, processes) if batch % p == 0 and views % p == 0]
-        target = "NUM_GROUPS" if cfg.MODEL.BASELINE else "NUM_GROUPS x GROUP_SIZE"
-        raise UserError(
-            f"{processes} processes cannot share TRAIN.BATCH_SIZE = {batch} and TRAIN.{target} = {views} evenly: "
-            f"use {' or '.join(map(str, fits))} processes, or multiples of {processes}"
-        )
+def _check_sources(lists: list[str], cfg: CfgNode) -> None:
+    """What is said of each source list, of all or of none."""
+    if len(set(lists)) < len(lists):
+        raise UserError(f"TRAIN.TASK = {lists}: a list is named twice; TRAIN.TASK_SHARES gives it a larger share")
+    for name in ("TASK_SHARES", "TASK_IGNORE"):
+        given = cfg.TRAIN[name]
+        if given and len(given) != len(lists):
+            raise UserError(f"TRAIN.{name} = {given}: expected {len(lists)}, one for each list of TRAIN.TASK = "
+                            f"{lists}, or [] for none")
+    for name in ("SOURCE_MEAN", "SOURCE_STD") if cfg.DATASET.RENORM_SOURCE else ():
+        given = cfg.DATASET[name]
+        if len(given) != 3 * len(lists):
+            raise UserError(f"DATASET.{name} has {len(given)} numbers: expected {3 * len(lists)}, 3 for each list of "
+                            f"TRAIN.TASK = {lists} (tools/dataset_stats.py measures them), or DATASET.RENORM_SOURCE "
+                            "False")
 
 
 def network_options(cfg: CfgNode) -> dict[str, Any]:
@@ -302,11 +324,11 @@ def network_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Reject ignored classes that the label set does not have."""
-    if len(set(cfg.VAL.IGNORE_CLASS)) >= num_classes:
-        raise UserError(f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: all {num_classes} classes are ignored, so "
-                        "there is no mIoU; leave some")
-    if any(c >= num_classes for c in cfg.VAL.IGNORE_CLASS):
-        raise UserError(
-            f"VAL.IGNORE_CLASS = {cfg.VAL.IGNORE_CLASS}: the label set has the classes 0 to {num_classes - 1}"
-        )
+    """Reject ignored classes that the label set does not have, or that leave none."""
+    ignored = [("VAL.IGNORE_CLASS", list(cfg.VAL.IGNORE_CLASS), "so there is no mIoU")]
+    ignored += [("TRAIN.TASK_IGNORE", given, "so there is nothing to learn") for given in cfg.TRAIN.TASK_IGNORE]
+    for name, given, so in ignored:
+        if len(set(given)) >= num_classes:
+            raise UserError(f"{name} = {given}: all {num_classes} classes are ignored, {so}; leave some")
+        if any(c >= num_classes for c in given):
+            raise UserError(f"{name} = {given}: the label set has the classes 0 to {num_classes - 1}")

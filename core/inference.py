@@ -1,6 +1,6 @@
 """From an image to its mask: one pass, or a mean of scales, flips and windows (docs/method.md section 6)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,7 @@ class Predictor:
         scales: the image's sizes to average over.
         flip: average with the mirrored image too.
         window: (H, W) of the windows that a larger image is looked at in; None = always the whole image.
+        watch: given the windows of an image, yields them again: a progress bar.
     """
 
     network: nn.Module
@@ -55,6 +56,7 @@ class Predictor:
     scales: Sequence[float] = (1.0,)
     flip: bool = False
     window: tuple[int, int] | None = None
+    watch: Callable[[list[tuple[int, int]]], Iterable[tuple[int, int]]] = iter
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, probabilities: bool = False) -> tuple[Tensor, Tensor | None]:
@@ -104,7 +106,7 @@ class Predictor:
             return self.logits(x).softmax(1)
         height, width = self.window
         total, seen = None, x.new_zeros(1, 1, *x.shape[2:])
-        for top, left in corners:
+        for top, left in self.watch(corners):
             part = (..., slice(top, top + height), slice(left, left + width))
             look = self.logits(x[part]).softmax(1)
             total = look.new_zeros(1, look.shape[1], *x.shape[2:]) if total is None else total

@@ -1,7 +1,7 @@
 """Pixel counts by class, and by true and predicted class, with IoU and related metrics."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import cv2
 import numpy as np
@@ -18,6 +18,14 @@ def class_counts(mask: np.ndarray) -> np.ndarray:
     even = flat.size // 2 * 2
     pairs = _joint_counts([flat[:even].reshape(1, -1, 2)])
     return pairs.sum(0) + pairs.sum(1) + np.bincount(flat[even:], minlength=256)
+
+
+def without(counts: np.ndarray, classes: Iterable[int]) -> np.ndarray:
+    """Pixels by label, int64 [256], where some classes are ignored: they count as 255."""
+    ignored, left = sorted(set(classes)), counts.copy()
+    left[ignored] = 0
+    left[255] += counts[ignored].sum()
+    return left
 
 
 def pair_counts(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from torch import nn
 from core.cli import UserError
 
 POWER = 0.9  # of the falling rate of MODEL.SCHEDULE poly
+FOUR = ("pretrained_weights", "pretrained_biases", "new_weights", "new_biases")  # groups of `parameter_groups`
 
 
 class ParameterGroup(TypedDict):
@@ -68,6 +69,16 @@ def adamw_groups(
         group = groups.setdefault((rate, decay), {"params": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
     return list(groups.values())
+
+
+def group_names(optimiser: torch.optim.Optimizer) -> list[str]:
+    """A name for each parameter group of `build_optimiser`, the same whatever the schedule makes of the rates."""
+    groups = optimiser.param_groups
+    if not isinstance(optimiser, torch.optim.AdamW):
+        return list(FOUR)
+    highest = max(group["lr"] for group in groups)
+    layers = ("new" if g["lr"] == highest else f"pretrained_x{10 * g['lr'] / highest:.4g}" for g in groups)
+    return [f"{name}_{'with' if g['weight_decay'] else 'no'}_decay" for name, g in zip(layers, groups, strict=True)]
 
 
 def _new(network: nn.Module) -> set[int]:

@@ -122,8 +122,8 @@ def _check(state: Mapping[str, Any], path: str, expected: Mapping[str, Any]) -> 
                         f"{expected['per_epoch']}: leave TRAIN.BATCH_SIZE, TRAIN.NUM_GROUPS and the list as they were, "
                         f"or {advice}")
     if saved["iteration"] and saved["lists"] != expected["lists"]:
-        raise UserError(f"{path} is in the middle of an epoch, and the lists it trains on are no longer the same: "
-                        f"restore them, or {advice}")
+        raise UserError(f"{path} is in the middle of an epoch, and the lists it trains on, or their shares, are no "
+                        f"longer the same: restore them, or {advice}")
 
 
 def _restore(

@@ -36,10 +36,7 @@ class Segmenter:
 
     def overlay(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """The mask's colours over the picture, with a legend -> uint8 [H+h,W,3]."""
-        drawn = visual.overlay(image, mask, self.labels.palette())
-        present = [c for c in range(self.labels.num_classes) if (mask == c).any()]
-        names, colours = ([values[c] for c in present] for values in (self.labels.names, self.labels.colours))
-        return np.vstack([drawn, visual.legend(names, colours, image.shape[1])])
+        return visual.explained(image, mask, self.labels.palette(), self.labels.names)
 
 
 def load(snapshot: str, cfg: str = "", device: str = "auto", teacher: bool = False) -> Segmenter:

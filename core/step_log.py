@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch.optim import Optimizer
 
 from core.alarms import Alarms
 from core.cli import UserError
 from core.log import Log
+from core.optim import group_names
 from core.steps import BaselineStep, SACStep, Values
 from datasets.iterations import Skipped
 
@@ -83,7 +85,7 @@ class StepLog:
                 for finding in found:
                     self.log.warning({**entry.position, **finding._asdict()})
         if last["iter"] % CURVES == 0:
-            self._curves(last, [group["lr"] for group in step.optimiser.param_groups], prior)
+            self._curves(last, step.optimiser, prior)
         shown = {name: f"{rows[-1][name]:.3f}" for name in SHOWN if name in rows[-1]}
         return shown | {"img/s": f"{self.images / each:.1f}"}
 
@@ -105,9 +107,10 @@ class StepLog:
                               f"{duration(epoch_left)} of the epoch, {duration(run_left)} of the run")
         return shown | {"left": duration(run_left)}
 
-    def _curves(self, position: dict[str, int], rates: Sequence[float], prior: list[float] | None) -> None:
+    def _curves(self, position: dict[str, int], optimiser: Optimizer, prior: list[float] | None) -> None:
         """Learning rates and class prior, at iterations that do not depend on where the run was interrupted."""
-        self.log.scalars({f"lr/group{i}": rate for i, rate in enumerate(rates)}, position["iter"])
+        rates = zip(group_names(optimiser), optimiser.param_groups, strict=True)
+        self.log.scalars({f"lr/{name}": group["lr"] for name, group in rates}, position["iter"])
         if prior is not None:
             self.log.record({"kind": "prior", **position, "class_prior": prior})
             tags = (f"class_prior/{name}" for name in self.names)

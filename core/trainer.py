@@ -59,7 +59,7 @@ class Trainer:
             self.step.compute.restore(begun.own, str(folder.last))
         self.step.rates = build.rates(cfg, self.step.optimiser, self.progress, self.data.iterations.per_epoch)
         distributed.on_first(partial(self.log.begin, self.progress.step, begun.own and begun.own["log"]))
-        self.inputs = build.inputs(cfg, device, seed)
+        self.inputs = build.inputs(cfg, device, seed, [part.start for part in self.data.iterations.mixture.lists])
         sizes = sum(self.inputs.totals), self.data.iterations.per_epoch, self.intervals.epochs
         self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
         self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)

@@ -87,11 +87,12 @@ class Validation:
     def target(self, step: SACStep, position: dict[str, int]) -> None:
         """The target's training views: IoU of the teacher before and after fusion and of the pseudo labels.
 
-        Pixels without a pseudo label do not count for the pseudo labels. Without target labels, pictures alone.
+        Pixels without a pseudo label do not count for the pseudo labels. Without target labels: pictures, and the share
+        of each predicted class that the threshold keeps, which takes none.
         """
         step.network.eval()
-        layers = {layer: ConfusionMatrix(self.labels.num_classes, self.inputs.device)
-                  for layer in ("teacher", "fused", "pseudo")}
+        *three, kept = (ConfusionMatrix(self.labels.num_classes, self.inputs.device) for _ in range(4))
+        layers = dict(zip(("teacher", "fused", "pseudo"), three, strict=True))
         rows, name, labelled = [], self.data.target_list, self.data.target_labelled
         for item in self._watched(self.data.target_views(position["epoch"]), f"views of {name}"):
             batch, label = item if labelled else (item, torch.full(item.padding.shape, IGNORE, dtype=torch.uint8))
@@ -103,12 +104,15 @@ class Validation:
             layers["teacher"].update(teacher, known)
             layers["fused"].update(pseudo.guess, known)
             layers["pseudo"].update(pseudo.label, known.masked_fill(pseudo.label == IGNORE, IGNORE))
+            kept.update(pseudo.label, pseudo.guess.masked_fill(views.padding, IGNORE))
             if len(rows) < PICTURES:
                 student = classes(step.compute.logits(step.student, views.noisy[-1:]), label.shape[1:])
                 shown = (known[-1], student[0], teacher[-1], pseudo.guess[-1], pseudo.label[-1])
                 confidence = visual.heat(pseudo.confidence[-1].cpu().numpy())
                 rows.append([batch.noisy[-1].numpy(), *map(self._colour, shown), confidence])
         self._panel(f"{name}/input_label_student_teacher_fused_pseudo_confidence", rows, position)
+        kept.reduce()
+        self.log.record({"kind": "kept", **position, "list": name, "kept": kept.recall()})
         if labelled:
             for layer, matrix in layers.items():
                 self._report(matrix, name, layer, position, "training views; measured, not trained on")
@@ -133,8 +137,10 @@ class Validation:
 
     def _panel(self, name: str, rows: list, position: dict[str, int]) -> None:
         if rows and self.log.active:
-            headings = name.rpartition("/")[2].split("_")
-            self.log.picture(name, visual.panel(rows, self.picture, headings=headings), position["iter"])
+            sheet = visual.panel(rows, self.picture, headings=name.rpartition("/")[2].split("_"))
+            names, colours = (*self.labels.names, "no label"), (*self.labels.colours, self.palette[IGNORE])
+            below = visual.legend(names, colours, sheet.shape[1])
+            self.log.picture(name, np.vstack([sheet, below]), position["iter"])
 
     def _report(self, matrix: ConfusionMatrix, name: str, layer: str, position: dict[str, int], note: str) -> float:
         """Add up over the processes, log; returns the mIoU, NaN where no class that counts occurs."""

@@ -18,13 +18,15 @@ def single(kind: type, given: Any) -> Any:
     """A value of a type, written as values of that type are.
 
     Args:
-        kind: bool, int, float or str.
-        given: text; whatever else `read_yaml` gives is refused.
+        kind: bool, int, float or str; list: of whole numbers.
+        given: text, or for a list a list of texts; whatever else `read_yaml` gives is refused.
 
     Raises:
         ValueError: it is of another type.
     """
-    if not isinstance(given, str):
+    if kind is list and isinstance(given, list):
+        return listed(int, given)
+    if not isinstance(given, str) or kind is list:
         raise ValueError
     text = given.strip()
     if kind is bool:

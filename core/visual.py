@@ -20,26 +20,35 @@ def overlay(image: np.ndarray, label: np.ndarray, palette: np.ndarray, opacity: 
     return np.where((label == 255)[..., None], image, mixed)
 
 
+def explained(image: np.ndarray, label: np.ndarray, palette: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """The overlay, and below it a legend of the classes in the label -> uint8 [H+h,W,3]."""
+    present = [c for c in np.unique(label) if c < len(names)]
+    below = legend([names[c] for c in present], palette[present], image.shape[1])
+    return np.vstack([overlay(image, label, palette), below])
+
+
 def legend(names: Sequence[str], colours: Sequence[Sequence[int]], width: int) -> np.ndarray:
     """A patch of each colour with its name, in lines of at most `width` pixels -> uint8 [h,width,3], white."""
-    places, x, y = [], 0, 0
+    zoom = max(1, width // 1024)  # a large picture is looked at from further away
+    line, places, x, y = zoom * HEADING, [], 0, 0
     for name in names:
-        size = HEADING + cv2.getTextSize(name, FONT, SCALE, 1)[0][0] + 8
+        size = line + cv2.getTextSize(name, FONT, zoom * SCALE, zoom)[0][0] + 8 * zoom
         if x and x + size > width:
-            x, y = 0, y + HEADING
+            x, y = 0, y + line
         places.append((x, y))
         x += size
-    sheet = np.full((y + HEADING if places else 0, width, 3), 255, np.uint8)
+    sheet = np.full((y + line if places else 0, width, 3), 255, np.uint8)
     for name, colour_, (x, y) in zip(names, colours, places, strict=True):
-        cv2.rectangle(sheet, (x + 3, y + 4), (x + HEADING - 5, y + HEADING - 4), [int(v) for v in colour_], cv2.FILLED)
-        _write(sheet, name, (x + HEADING - 2, y))
+        corners = (x + 3 * zoom, y + 4 * zoom), (x + line - 5 * zoom, y + line - 4 * zoom)
+        cv2.rectangle(sheet, *corners, [int(v) for v in colour_], cv2.FILLED)
+        _write(sheet, name, (x + line - 2 * zoom, y), zoom)
     return sheet
 
 
-def _write(sheet: np.ndarray, text: str, corner: tuple[int, int]) -> None:
+def _write(sheet: np.ndarray, text: str, corner: tuple[int, int], zoom: int) -> None:
     """A line of black text below and right of the corner (x, y); drawn by OpenCV, which knows ASCII alone."""
-    place = corner[0] + 2, corner[1] + HEADING - 6
-    cv2.putText(sheet, text, place, FONT, SCALE, (0, 0, 0), 1, cv2.LINE_AA)
+    place = corner[0] + 2 * zoom, corner[1] + (HEADING - 6) * zoom
+    cv2.putText(sheet, text, place, FONT, zoom * SCALE, (0, 0, 0), zoom, cv2.LINE_AA)
 
 
 def heat(values: np.ndarray) -> np.ndarray:
@@ -48,29 +57,26 @@ def heat(values: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
-def denormalise(image: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """Normalised float [3,H,W] -> uint8 [H,W,3]."""
-    pixels = image.transpose(1, 2, 0) * np.asarray(std) + np.asarray(mean)
-    return (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-
-
 def panel(
     rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4, headings: Sequence[str] = ()
 ) -> np.ndarray:
-    """Pictures uint8 [h,w,3] in rows, each resized to `size` = (H,W), with white gaps -> uint8 [...,...,3].
+    """Pictures uint8 [h,w,3] in rows, all of the same size in the end, with white gaps -> uint8 [...,...,3].
 
     Args:
         rows: the pictures.
-        size: of each.
+        size: (H, W) at most of each, which the first one fills without being distorted.
         gap: pixels between two.
         headings: of the columns, in a line of their own at the top; none = no such line.
     """
-    height, width = size
-    columns, top = max(len(row) for row in rows), HEADING if headings else 0
+    height, width = rows[0][0].shape[:2]
+    factor = min(size[0] / height, size[1] / width)
+    height, width = max(1, round(height * factor)), max(1, round(width * factor))
+    columns, zoom = max(len(row) for row in rows), max(1, width // 256)
+    top = zoom * HEADING if headings else 0
     sheet = np.full((top + len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for c, heading in enumerate(headings):
         cell = np.full((top, width, 3), 255, np.uint8)  # what is longer is cut off
-        _write(cell, heading, (0, 0))
+        _write(cell, heading, (0, 0), zoom)
         sheet[:top, c * (width + gap) : c * (width + gap) + width] = cell
     for r, row in enumerate(rows):
         for c, picture in enumerate(row):

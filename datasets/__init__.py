@@ -19,7 +19,7 @@ from core.cli import UserError
 from datasets import labels, lists, sampling
 from datasets.iterations import TRIES, Iterations, Place, Schedule, Usable, order
 from datasets.lists import Sample
-from datasets.source import Augmentation, SourceTraining, UnlabelledTraining, Validation
+from datasets.source import Augmentation, SourceLists, SourceTraining, UnlabelledTraining, Validation
 from datasets.target import TargetTraining, TargetViewsLabelled, ViewPolicy
 
 # What the published tasks validate on, besides the target's lists (docs/method.md section 8).
@@ -69,13 +69,14 @@ class Data:
     def __init__(self, cfg: CfgNode, seed: int = 0, share: tuple[int, int] = (0, 1), workers: int = 0) -> None:
         data, train = cfg.DATASET, cfg.TRAIN
         self.seed, self.share, self.workers, self.root = seed, share, workers, data.ROOT
-        self.epochs, self.task, self.target_list = train.NUM_EPOCHS, train.TASK, train.TARGET
+        self.epochs, self.target_list = train.NUM_EPOCHS, train.TARGET
+        self.ignored = ignored(cfg)
         self.class_names = labels.load(data.CLASSES).names
         self.num_classes = len(self.class_names)
         self.tries = TRIES if data.ON_ERROR == "skip" else 0
         self.game_size = tuple(data.GAME_SIZE) or None
         self.samples: dict[str, list[Sample]] = {}  # by the list's name
-        source = self.read(train.TASK, labelled=True)
+        sources = [self.read(name, labelled=True) for name in train.TASK]
         self.lists, self.missing, self.select = validation_lists(cfg)
         for name in self.lists:
             self.read(name, labelled=True)
@@ -85,9 +86,10 @@ class Data:
         else:
             unlabelled = TargetTraining(target, self.root, self._tables(cfg, target), view_policy(cfg), seed)
         self.iterations = Iterations(
-            self._source(cfg, source) if cfg.MODEL.BASELINE or not train.TARGET_ONLY else None,
+            self._source(cfg) if cfg.MODEL.BASELINE or not train.TARGET_ONLY else None,
             unlabelled,
-            length=len(source),
+            lengths=[len(samples) for samples in sources],
+            shares=shares(cfg),
             batch=train.BATCH_SIZE,
             groups=target_images(cfg, share[1]),
             seed=seed,
@@ -96,7 +98,7 @@ class Data:
         )
         if self.iterations.per_epoch == 0:
             raise UserError(
-                f"list {train.TASK} has {len(source)} images, fewer than one batch "
+                f"list {' + '.join(train.TASK)} has {self.iterations.length} images, fewer than one batch "
                 f"(TRAIN.BATCH_SIZE = {train.BATCH_SIZE}, TRAIN.NUM_GROUPS = {train.NUM_GROUPS})"
             )
         self.validation_batch = train.MICRO_BATCH or max(1, train.BATCH_SIZE // share[1])
@@ -108,9 +110,14 @@ class Data:
             self.samples[name] = lists.read(name, self.root, labelled)
         return self.samples[name]
 
-    def _source(self, cfg: CfgNode, samples: list[Sample]) -> SourceTraining:
-        return SourceTraining(samples, self.root, augmentation(cfg), num_classes=self.num_classes,
-                              game_size=self._game_size(self.task), seed=self.seed)
+    def _source(self, cfg: CfgNode) -> SourceTraining | SourceLists:
+        policy, parts, first = augmentation(cfg), [], 0
+        for name, classes in self.ignored.items():
+            parts.append(SourceTraining(
+                self.samples[name], self.root, policy, num_classes=self.num_classes, game_size=self._game_size(name),
+                seed=self.seed, ignored=classes, first=first))
+            first += len(parts[-1])
+        return parts[0] if len(parts) == 1 else SourceLists(parts)
 
     def _game_size(self, name: str) -> tuple[int, int] | None:
         """What the images of a list are first resized to (section 6): GTA5's, by the published lists."""
@@ -151,11 +158,11 @@ class Data:
         data = TargetViewsLabelled(training) if self.target_labelled else training
         images = order(self.seed, epoch, length)[: MOST_TARGET_BATCHES * self.iterations.groups]
         keys = [(epoch, int(i), 0, training.policy.views) for i in images[self.share[0] :: self.share[1]]]
-        return self._loader(Usable(data, length, self.tries), sampler=Keys(keys))
+        return self._loader(Usable(data, range(length), self.tries), sampler=Keys(keys))
 
     def trained_on(self, name: str) -> int:
         """How many images of a list are trained on too, source or target: all of val2_cityscapes and val_synthia."""
-        trained = {sample.image for task in (self.task, self.target_list) for sample in self.read(task)}
+        trained = {sample.image for task in (*self.ignored, self.target_list) for sample in self.read(task)}
         return sum(sample.image in trained for sample in self.read(name))
 
     def _loader(self, data: Dataset, **kwargs: object) -> DataLoader:
@@ -208,11 +215,23 @@ def target_images(cfg: CfgNode, processes: int) -> int:
     return max(cfg.TRAIN.NUM_GROUPS, processes) if cfg.MODEL.BASELINE else cfg.TRAIN.NUM_GROUPS
 
 
+def ignored(cfg: CfgNode) -> dict[str, list[int]]:
+    """The source lists, with the classes that are not trained on in each."""
+    lists = cfg.TRAIN.TASK
+    return dict(zip(lists, cfg.TRAIN.TASK_IGNORE or [[]] * len(lists), strict=True))
+
+
+def shares(cfg: CfgNode) -> list[int]:
+    """The source lists' shares of the source images."""
+    return cfg.TRAIN.TASK_SHARES or [1] * len(cfg.TRAIN.TASK)
+
+
 def validation_lists(cfg: CfgNode) -> tuple[list[str], list[str], str]:
     """The lists to validate on, those of them that are not there, and the selecting one ("" = none)."""
     wanted = list(cfg.VAL.LISTS)
-    if not wanted and cfg.TRAIN.TASK in PUBLISHED:
-        wanted = [PUBLISHED[cfg.TRAIN.TASK], *TARGET_LISTS]
+    published = [PUBLISHED[name] for name in cfg.TRAIN.TASK if name in PUBLISHED]
+    if not wanted and published:
+        wanted = [*published, *TARGET_LISTS]
     found = [name for name in wanted if lists.exists(name, cfg.DATASET.ROOT)]
     if cfg.VAL.SELECT:
         select = cfg.VAL.SELECT

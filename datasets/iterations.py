@@ -1,7 +1,10 @@
 """What each iteration loads: one order per epoch, shared among the processes, resumable anywhere."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from functools import lru_cache
+from itertools import accumulate
+from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +13,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 
 from core.distributed import split
 from datasets.images import DataError
-from datasets.source import ImageBatch, SourceBatch, SourceTraining, UnlabelledTraining
+from datasets.source import ImageBatch, SourceBatch, SourceLists, SourceTraining, UnlabelledTraining
 from datasets.target import TargetBatch, TargetTraining, collate_views
 
 ORDER = 3  # its stream of random numbers; those of the items are in datasets/source.py and target.py
@@ -58,13 +61,15 @@ class Iterations(Dataset):
     """A process's share of each iteration, both domains.
 
     An epoch visits the indices of the source list in one shuffled order, source and target alike (released code), and
-    drops incomplete batches. The batch of an iteration is the same whatever the number of processes; process `rank`
-    of `size` takes a contiguous share of its images and, in SAC, of its views.
+    drops incomplete batches; with several source lists it is as long as all of them together. The batch of an iteration
+    is the same whatever the number of processes; process `rank` of `size` takes a contiguous share of its images and,
+    in SAC, of its views.
 
     Args:
         source: keys (epoch, index); None = no source images (TARGET_ONLY).
         target: a TargetTraining, or an UnlabelledTraining in the baseline.
-        length: of the source list.
+        lengths: of the source lists.
+        shares: of the source lists, whole numbers.
         batch: B, over all processes.
         groups: N, over all processes.
         seed: of the order.
@@ -73,35 +78,42 @@ class Iterations(Dataset):
     """
 
     def __init__(
-        self, source: SourceTraining | None, target: TargetTraining | UnlabelledTraining, *, length: int, batch: int,
-        groups: int, seed: int, share: tuple[int, int] = (0, 1), tries: int = 0,
+        self, source: SourceTraining | SourceLists | None, target: TargetTraining | UnlabelledTraining, *,
+        lengths: Sequence[int], shares: Sequence[int] = (1,), batch: int, groups: int, seed: int,
+        share: tuple[int, int] = (0, 1), tries: int = 0,
     ) -> None:
-        self.source, self.target, self.length, self.seed = source, target, length, seed
+        self.source, self.target, self.length, self.seed = source, target, sum(lengths), seed
         self.batch, self.groups, self.share, self.tries = batch, groups, share, tries
-        self.per_epoch = min(length // batch, length // groups)
+        self.per_epoch = min(self.length // batch, self.length // groups)
+        # One list begins anew in each epoch, which drops its last images; several ones go on.
+        passes = [self.per_epoch * batch] if len(lengths) == 1 else lengths
+        self.mixture = Mixture(lengths, shares, passes, seed)
 
     def __getitem__(self, place: Place) -> Iteration:
         epoch, iteration = place
         skipped: list[Skipped] = []
 
-        def load(domain: str, *key: int) -> tuple:
-            item, errors = usable({"source": self.source, "target": self.target}[domain], key, self.length, self.tries)
-            for error in errors:
-                skipped.append(Skipped(domain, error.path, error.reason))
-            return item
+        def load(domain: str, keys: Iterable[tuple]) -> list[tuple]:
+            data, items = {"source": self.source, "target": self.target}[domain], []
+            for indices, *key in keys:
+                item, errors = usable(data, tuple(key), indices, self.tries)
+                items.append(item)
+                for error in errors:
+                    skipped.append(Skipped(domain, error.path, error.reason))
+            return items
 
-        shuffled = order(self.seed, epoch, self.length)
-        images = shuffled[iteration * self.batch : (iteration + 1) * self.batch].tolist()
-        groups = shuffled[iteration * self.groups : (iteration + 1) * self.groups].tolist()
-        source = None
+        source, indices, first = None, range(self.length), (epoch * self.per_epoch + iteration) * self.batch
         if self.source is not None:
-            source = default_collate([load("source", epoch, i) for i in images[split(self.batch, *self.share)]])
+            images = range(first, first + self.batch)[split(self.batch, *self.share)]
+            source = default_collate(load("source", map(self.mixture, images)))
+        shuffled = order(self.seed, epoch, self.length)
+        groups = shuffled[iteration * self.groups : (iteration + 1) * self.groups].tolist()
         if isinstance(self.target, UnlabelledTraining):
-            own = groups[split(self.groups, *self.share)]
-            return Iteration(source, default_collate([load("target", epoch, i) for i in own]), skipped)
+            keys = [(indices, epoch, i) for i in groups[split(self.groups, *self.share)]]
+            return Iteration(source, default_collate(load("target", keys)), skipped)
         parts = own_views(self.groups, self.target.policy.views, self.share)
-        views = [load("target", epoch, groups[g], first, last) for g, first, last in parts]
-        return Iteration(source, collate_views(views), skipped)
+        keys = [(indices, epoch, groups[g], begin, end) for g, begin, end in parts]
+        return Iteration(source, collate_views(load("target", keys)), skipped)
 
     @property
     def images(self) -> dict[str, int]:
@@ -126,13 +138,55 @@ def own_views(groups: int, views: int, share: tuple[int, int]) -> list[tuple[int
     return parts if own.start < own.stop else [(0, 0, 0)]
 
 
-@lru_cache(maxsize=2)
-def order(seed: int, epoch: int, length: int) -> np.ndarray:
-    """The order of an epoch: int64 [length]."""
-    return np.random.default_rng((seed, ORDER, epoch)).permutation(length)
+class Mixture:
+    """The source images of a run in their order, from several lists in exact shares.
+
+    Indices count through all lists, one after the other. The lists take `turns`; each goes through its own images in
+    one shuffled pass after the other.
+
+    Args:
+        lengths: of the lists.
+        shares: of the lists, whole numbers.
+        passes: how many images a pass takes from each list.
+        seed: of the orders.
+    """
+
+    def __init__(self, lengths: Sequence[int], shares: Sequence[int], passes: Sequence[int], seed: int) -> None:
+        self.lists = [range(end - length, end) for length, end in zip(lengths, accumulate(lengths), strict=True)]
+        self.passes, self.seed, self.turns = passes, seed, turns(shares)
+        self.before = [self.turns[:k].count(number) for k, number in enumerate(self.turns)]
+
+    def __call__(self, n: int) -> tuple[range, int, int]:
+        """The n-th image, a function of `n` and the seed alone: indices of its list, the list's pass, its index."""
+        period, k = divmod(n, len(self.turns))
+        number = self.turns[k]
+        indices, count = self.lists[number], period * self.turns.count(number) + self.before[k]
+        done, place = divmod(count, self.passes[number])
+        return indices, done, indices[order(self.seed, done, len(indices), number)[place]]
 
 
-def usable(data: Dataset, key: tuple[int, ...], length: int, tries: int) -> tuple[Any, list[DataError]]:
+def turns(shares: Sequence[int]) -> list[int]:
+    """The order in which the source lists take turns, by number; after the last begins the first.
+
+    Each list has its share exactly, and in every beginning of the run its share rounded up or down: the quota method
+    of Balinski and Young.
+    """
+    shares = [share // gcd(*shares) for share in shares]
+    taken, found = [0] * len(shares), []
+    for k in range(1, sum(shares) + 1):
+        due = [i for i, share in enumerate(shares) if taken[i] * sum(shares) < k * share]
+        found.append(max(due, key=lambda i: Fraction(shares[i], taken[i] + 1)))
+        taken[found[-1]] += 1
+    return found
+
+
+@lru_cache(maxsize=16)
+def order(seed: int, epoch: int, length: int, number: int = 0) -> np.ndarray:
+    """The order of an epoch, or of a pass through a source list by its number: int64 [length]."""
+    return np.random.default_rng((seed, ORDER, epoch, *[number] * (number > 0))).permutation(length)
+
+
+def usable(data: Dataset, key: tuple[int, ...], indices: range, tries: int) -> tuple[Any, list[DataError]]:
     """An item, or the next one that can be used, and what was wrong with those before it.
 
     It depends on the key and on the files alone: neither processes nor interruptions matter.
@@ -140,7 +194,7 @@ def usable(data: Dataset, key: tuple[int, ...], length: int, tries: int) -> tupl
     Args:
         data: takes keys (epoch, index, ...).
         key: of the item.
-        length: indices are 0 ... length-1; after the last comes the first.
+        indices: those that may be taken instead; after the last comes the first.
         tries: how many in a row may fail; 0 = none.
 
     Raises:
@@ -150,7 +204,7 @@ def usable(data: Dataset, key: tuple[int, ...], length: int, tries: int) -> tupl
     errors: list[DataError] = []
     while True:
         try:
-            return data[(epoch, (index + len(errors)) % length, *rest)], errors
+            return data[(epoch, indices[(index - indices.start + len(errors)) % len(indices)], *rest)], errors
         except DataError as error:
             if len(errors) >= tries:
                 raise
@@ -160,9 +214,9 @@ def usable(data: Dataset, key: tuple[int, ...], length: int, tries: int) -> tupl
 class Usable(Dataset):
     """`usable` items of a data set, for measuring: nobody counts what was skipped."""
 
-    def __init__(self, data: Dataset, length: int, tries: int) -> None:
+    def __init__(self, data: Dataset, indices: range, tries: int) -> None:
         """Arguments as of `usable`."""
-        self.data, self.length, self.tries = data, length, tries
+        self.data, self.indices, self.tries = data, indices, tries
 
     def __getitem__(self, key: tuple[int, ...]) -> Any:
-        return usable(self.data, key, self.length, self.tries)[0]
+        return usable(self.data, key, self.indices, self.tries)[0]

@@ -1,5 +1,6 @@
 """Single images: source training, the baseline's unlabelled target pass, validation and inference."""
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from datasets import noise
 from datasets.images import read_image, read_pair
+from datasets.labels import IGNORE
 from datasets.lists import Sample
 from datasets.noise import Jitter
 from datasets.transforms import (
@@ -36,7 +38,7 @@ class SourceBatch(NamedTuple):
     image: Tensor  # uint8 [B,H,W,3]
     label: Tensor  # uint8 [B,H,W], train IDs, 255 = ignored, padding too
     padding: Tensor  # bool [B,H,W]
-    index: Tensor  # int64 [B], the positions in the list
+    index: Tensor  # int64 [B], the positions in the list, or in all source lists one after the other
 
 
 class ImageBatch(NamedTuple):
@@ -103,7 +105,18 @@ class Augmentation:
 
 
 class SourceTraining(Dataset):
-    """Labelled images, augmented; the item depends on the seed and the key, (epoch, index), alone."""
+    """Labelled images, augmented; the item depends on the seed and the key, (epoch, index), alone.
+
+    Args:
+        samples: the images.
+        root: folder that their paths start from.
+        augmentation: what they go through.
+        num_classes: to check labels.
+        game_size: to resize all images to first; None leaves them as they are.
+        seed: of the run.
+        ignored: classes that are not trained on here: 255 in the labels.
+        first: index of the first image.
+    """
 
     def __init__(
         self,
@@ -114,10 +127,12 @@ class SourceTraining(Dataset):
         num_classes: int | None = None,
         game_size: Size | None = None,
         seed: int = 0,
+        ignored: Sequence[int] = (),
+        first: int = 0,
     ) -> None:
-        """`num_classes`: to check labels; `game_size`: to resize all images to first, None leaves them as they are."""
         self.samples, self.root, self.augmentation = samples, root, augmentation
         self.num_classes, self.game_size, self.seed = num_classes, game_size, seed
+        self.ignored, self.first = ignored, first
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -125,8 +140,26 @@ class SourceTraining(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> SourceBatch:
         epoch, index = key
         rng = np.random.default_rng((self.seed, SOURCE, epoch, index))
-        frame = read_frame(self.root, self.samples[index], self.num_classes, self.game_size)
-        return _item(self.augmentation.apply(frame, self.augmentation.draw(rng, frame.size)), index)
+        frame = read_frame(self.root, self.samples[index - self.first], self.num_classes, self.game_size)
+        frame = self.augmentation.apply(frame, self.augmentation.draw(rng, frame.size))
+        if self.ignored:
+            label = np.where(np.isin(frame.label, self.ignored), np.uint8(IGNORE), frame.label)
+            frame = frame._replace(label=label)
+        return _item(frame, index)
+
+
+class SourceLists(Dataset):
+    """Several source lists, whose indices go on from one to the next."""
+
+    def __init__(self, parts: Sequence[SourceTraining]) -> None:
+        self.parts, self.firsts = parts, [part.first for part in parts]
+        self.samples = [sample for part in parts for sample in part.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> SourceBatch:
+        return self.parts[bisect(self.firsts, key[1]) - 1][key]
 
 
 class UnlabelledTraining(Dataset):

@@ -100,21 +100,21 @@ def flip(frame: Frame) -> Frame:
     return Frame(cv2.flip(frame.image, 1), label, cv2.flip(frame.padding.view(np.uint8), 1).view(bool))
 
 
-def normalise(image: Tensor, padding: Tensor | None, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+def normalise(image: Tensor, padding: Tensor | None, mean: Sequence, std: Sequence) -> Tensor:
     """Normalise a batch on its device: (image / 255 - mean) / std, exactly 0 where there is padding.
 
     Args:
         image: uint8 [B, H, W, 3].
         padding: bool [B, H, W], or None if there is no padding.
-        mean: per channel, in 0..1.
-        std: per channel, in 0..1.
+        mean: [3] per channel, in 0..1; or [B][3], for each image its own.
+        std: likewise.
 
     Returns:
         float32 [B, 3, H, W], channels-last in memory.
     """
-    # Do not wait for the device, as a blocking copy of these six numbers would.
+    # Do not wait for the device, as a blocking copy of these few numbers would.
     scaled = (torch.tensor([mean, std]) * 255).to(image.device, non_blocking=True)
-    centre, deviation = scaled.view(2, 3, 1, 1)
+    centre, deviation = scaled.view(2, -1, 3, 1, 1)  # [1 or B, 3, 1, 1] each
     batch = image.permute(0, 3, 1, 2).float().sub_(centre).div_(deviation)  # [B, 3, H, W]
     return batch if padding is None else batch.masked_fill_(padding[:, None], 0.0)
 

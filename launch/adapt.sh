@@ -4,6 +4,7 @@
 #
 #   --dry-run      print the plan: stages, commands, disk, memory; with --measure hours too
 #   --rows NAMES   what to train and compare, of source,abn,control,sac,oracle (default: abn,sac)
+#   --target NAME  adapt gta or synthia to another data set of configs/domains, such as acdc (default: cityscapes)
 #   --again STAGE  do a stage again, and all that depend on it
 #   --seed N       of everything that is drawn (default: 0)
 #   NUM_GPUS EXP EXP_ID   as for launch/train.sh

@@ -36,8 +36,9 @@ mode=sac pair=$source weighted=cs
 if [ "${1:-}" = base ]; then mode=base; shift; fi
 if [ "${1:-}" = --target ]; then
     target=${2:-}
-    [ -n "$target" ] && [ -e "$root/configs/domains/$target.yaml" ] ||
-        fail "--target '$target': expected one of $(cd "$root/configs/domains" && echo *.yaml | sed 's/\.yaml//g')"
+    known=$(cd "$root/configs/domains" && for name in *.yaml; do
+        name=${name%.yaml}; ! grep -q "^  train_$name:" "$name.yaml" || echo "$name"; done)
+    grep -qxF -e "$target" <<<"$known" || fail "--target '$target': expected one of" $known
     shift 2
     if [ "$target" != cityscapes ]; then
         # The last list that is there chooses the snapshots: the source's, so that no label of the target does.

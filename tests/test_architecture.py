@@ -268,3 +268,38 @@ def test_every_configuration_key_is_read_and_every_key_read_exists() -> None:
     read["core.config"] = keys_read(handed_on, defaults)
     assert keys - set().union(*read.values()) == set()
     assert {module: found - keys for module, found in read.items() if found - keys} == {}
+
+
+def names_defined(tree: ast.Module) -> Iterator[str]:
+    """Functions, classes and constants at a module's top."""
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+def names_mentioned(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value  # of a command in pyproject.toml's form, or of getattr
+
+
+def dead(sources: dict[str, ast.Module]) -> list[str]:
+    mentioned = {name for tree in sources.values() for name in names_mentioned(tree)}
+    return [f"{module}.{name}" for module, tree in sources.items() for name in names_defined(tree)
+            if name not in mentioned and not name.startswith("__")]
+
+
+def test_nothing_serves_the_tests_alone() -> None:
+    """Functions, classes and constants of the project that no line of it mentions are dead."""
+    assert dead(SOURCES) == []
+    assert dead({"a": ast.parse("C = 3\ndef f(): return C"), "b": ast.parse("import a\na.f")}) == []
+    assert dead({"a": ast.parse("C = 3\ndef f(): pass"), "b": ast.parse("from a import f")}) == ["a.C"]

@@ -297,7 +297,7 @@ def test_the_log_s_folder_deleted_under_the_run(tree: Path, tmp_path: Path) -> N
     "fault, workers, status, message",
     [
         (spoil_weights, 0, 2, "finite"),
-        (kill_a_worker, 1, 1, "Fewer --workers"),
+        (kill_a_worker, 1, 1, "fewer --workers"),
     ],
 )
 def test_faults_end_the_run_in_one_line_and_cost_little(

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from core.cli import UserError
-from datasets import domains, labels, lists
-from datasets.domains import Pattern
+from datasets import labels, lists
 from datasets.labels import CITYSCAPES
 from tools import check_data, convert_train_ids, make_lists
+from tools.domain import domains
+from tools.domain.domains import Pattern
 
 Call = Callable[..., str]
 SIZE = (32, 64)

@@ -1,12 +1,12 @@
 """timm's encoders: every one passes the same identities, with random weights and small images."""
 
 import copy
-from functools import partial
 
 import batches
 import pytest
 import torch
 import torch.nn.functional as F
+from shallow_encoders import shallow
 from torch import Tensor, nn
 
 from core.cli import UserError
@@ -26,14 +26,6 @@ CLASSES, SIZE = 5, (32, 64)
 NORMED = {"tf_efficientnet_lite0", "resnet50"}  # with BatchNorm
 
 
-# The same architectures with fewer blocks, for what runs them often.
-SHALLOW = {
-    "tf_efficientnet_lite0": {}, "convnext_tiny": {"depths": (1, 1, 1, 1)}, "pvt_v2_b2": {"depths": (1, 1, 1, 1)},
-    "swinv2_tiny_window8_256": {"depths": (2, 1, 1, 1)}, "vit_small_patch14_dinov2": {"depth": 4},
-    "vit_small_patch16_dinov3": {"depth": 4}, "resnet50": {"layers": (1, 1, 1, 1)},
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module", params=TESTED)
 def network(request: pytest.FixtureRequest) -> nn.Module:
     """Each of them, for 5 classes."""
@@ -43,24 +35,10 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
     return network
 
 
-def shallow(name: str, **options: float) -> nn.Module:
-    """One of them with fewer blocks."""
-    torch.manual_seed(0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", partial(timm.create_model, **SHALLOW[name]))
-        network = build("timm", CLASSES, encoder=name, **options)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim == 1 and parameter.abs().max() < 0.1:  # some start with branches of next to nothing
-                parameter.add_(torch.rand_like(parameter) / 2)
-    network.name = name
-    return network
-
-
 @pytest.fixture(scope="module", params=TESTED)
 def small(request: pytest.FixtureRequest) -> nn.Module:
     """Each of them with fewer blocks."""
-    return shallow(request.param)
+    return shallow(request.param, CLASSES)
 
 
 def images(batch: int, height: int, width: int) -> Tensor:
@@ -153,7 +131,7 @@ def test_a_process_without_images_gives_a_gradient_of_zero(small: nn.Module) -> 
 
 def test_paths_are_dropped_by_seed(small: nn.Module) -> None:
     """Which ones depends on the image's seed alone, as dropout's channels do in FCN-8s."""
-    dropping = shallow(small.name, drop_path=0.9)  # the blocks before the last have less
+    dropping = shallow(small.name, CLASSES, drop_path=0.9)  # the blocks before the last have less
     dropping.load_state_dict(small.state_dict())
     small.eval()
     freeze_batchnorm(dropping.train())
@@ -175,7 +153,7 @@ def test_onnx_gives_the_same_at_three_sizes(small: nn.Module) -> None:
 
 
 def test_rotations_for_onnx_are_timm_s() -> None:
-    rope = shallow("vit_small_patch16_dinov3").encoder.model.rope
+    rope = shallow("vit_small_patch16_dinov3", CLASSES).encoder.model.rope
     for shape in ((4, 8), (16, 16), (7, 3), (1, 2)):
         torch.testing.assert_close(export.rotations(rope, shape), rope.get_embed(shape))
 

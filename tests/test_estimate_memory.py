@@ -70,9 +70,12 @@ def test_it_moves_as_it_must(monkeypatch: pytest.MonkeyPatch) -> None:
     ["MODEL.ARCH", "fcn_vgg16_bn", "MODEL.CONF_POOL_ON", "False", "MODEL.NET_MOMENTUM_ITER", "1"],
     ["TRAIN.TARGET_ONLY", "True", "MODEL.CONF_POOL", "minentropy_pool", "MODEL.LOSS", "focal_ce_conf",
      "MODEL.OPT", "Adam"],
+    ["MODEL.ARCH", "timm", "MODEL.ENCODER", "test_vit", "MODEL.OPT", "AdamW", "TRAIN.CHECKPOINT", "True"],
 ])
 def test_every_setting_can_be_estimated(pairs: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.fcn.HIDDEN", 16)
+    if "timm" in pairs:
+        pytest.importorskip("timm", reason="timm is not installed (requirements-encoders.txt)")
     bytes_, = estimate(configuration("deeplabv2_resnet101_train.yaml", *pairs), False, [0])
     assert 10 * MB < bytes_ - estimate_memory.CUDA < 1000 * MB
 

@@ -154,7 +154,7 @@ class Numbers(UnlabelledTraining):
 
 
 def test_b13_incomplete_batches_are_dropped_and_both_loaders_see_one_order() -> None:
-    data = Iterations(Numbers(), Numbers(), length=11, batch=4, groups=3, seed=0)
+    data = Iterations(Numbers(), Numbers(), lengths=[11], batch=4, groups=3, seed=0)
     assert data.per_epoch == 2  # of the source; the target alone would have 3
     source, target, _ = zip(*(data[(0, i)] for i in range(2)), strict=True)
     order = torch.cat(source).tolist()

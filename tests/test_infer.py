@@ -268,6 +268,11 @@ def test_windows_see_every_pixel_and_change_nothing_for_a_pixelwise_network() ->
         assert torch.allclose(looked(image, True)[1], whole, atol=1e-6), window
     # Not smaller than a window: one look, the very same numbers.
     assert torch.equal(Predictor(Pixelwise(), CPU, MEAN, STD, window=(70, 131))(image, True)[1], whole)
+    # A progress bar sees each window, at each scale.
+    seen = []
+    watch = lambda windows: seen.append(len(windows)) or windows  # noqa: E731
+    Predictor(Pixelwise(), CPU, MEAN, STD, (1.0, 2.0), window=(32, 32), watch=watch)(image, True)
+    assert seen == [len(list(_starts(h, 32))) * len(list(_starts(w, 32))) for h, w in ((70, 131), (140, 262))]
     # A network that knows where it is in its picture notices the windows.
     sees = Predictor(Pixelwise(3.0), CPU, MEAN, STD)(image, True)[1]
     parts = Predictor(Pixelwise(3.0), CPU, MEAN, STD, window=(32, 32))(image, True)[1]
@@ -343,7 +348,9 @@ def test_kinds(infer: Infer, pictures: Path) -> None:
     out = infer("--images", pictures / "more/b.jpg", "--save", "ids", "cs", "vis", "prob")
     assert files(out) == ["b.png", "cs/b.png", "prob/b.npz", "vis/b.png"]
     image, ids = rgb(pictures / "more/b.jpg"), decoded(out / "b.png")
-    assert np.array_equal(rgb(out / "vis/b.png"), visual.overlay(image, ids, labels.CITYSCAPES.palette()))
+    drawn = rgb(out / "vis/b.png")  # with a legend below
+    assert np.array_equal(drawn[:33], visual.overlay(image, ids, labels.CITYSCAPES.palette()))
+    assert drawn.shape == visual.explained(image, ids, labels.CITYSCAPES.palette(), labels.CITYSCAPES.names).shape
     stored = np.load(out / "prob/b.npz")["probabilities"].astype(np.float32)
     assert stored.shape == (19, 33, 65) and np.allclose(stored.sum(0), 1, atol=0.01)
     assert (stored.argmax(0) == ids).mean() > 0.99

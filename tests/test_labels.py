@@ -9,7 +9,8 @@ import pytest
 
 from core.cli import UserError
 from core.files import read_yaml
-from datasets import domains, labels
+from datasets import labels
+from tools.domain import domains
 
 GOLDEN = Path(__file__).parent / "golden"
 FIVE = """

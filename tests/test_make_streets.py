@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from core.cli import UserError
-from datasets import domains, images
+from datasets import images
 from datasets.labels import CITYSCAPES
 from tools import make_streets
+from tools.domain import domains
 from tools.streets.painter import NEAR, Painter, clip, panels
 from tools.streets.render import LABEL_IDS, lay_ground, render
 from tools.streets.scene import Street

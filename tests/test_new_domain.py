@@ -9,8 +9,9 @@ import pytest
 
 from core import config
 from core.cli import UserError
-from datasets import domains, labels, lists
+from datasets import labels, lists
 from tools import convert_train_ids, make_lists, new_domain
+from tools.domain import domains
 from tools.domain.pairs import Rule, find_rule
 from tools.domain.propose import geometry
 
@@ -82,7 +83,7 @@ def propose(monkeypatch: pytest.MonkeyPatch, root: Path, *more: str) -> None:
 def test_from_colours_to_lists(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     propose(monkeypatch, data, "--target-labels", str(data / "street_ann"), "--out", "mine.yaml")
     cfg, _ = config.load("mine.yaml")
-    assert cfg.TRAIN.TASK == "mine_source" and cfg.VAL.LISTS == ["mine_val"] and cfg.DATASET.ROOT == "d"
+    assert cfg.TRAIN.TASK == ["mine_source"] and cfg.VAL.LISTS == ["mine_val"] and cfg.DATASET.ROOT == "d"
     classes = labels.load(cfg.DATASET.CLASSES)
     assert classes.names == ("class_09c803", "class_464646", "class_804080")
     assert classes.colours == ((9, 200, 3), (70, 70, 70), (128, 64, 128))  # black is void

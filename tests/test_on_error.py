@@ -84,15 +84,15 @@ class Items(torch.utils.data.Dataset):
 
 
 def test_the_next_item_takes_the_place() -> None:
-    assert usable(Items(), (7, 3, 0, 2), 5, 0) == ((7, 3, 0, 2), [])
-    item, errors = usable(Items(3, 4), (7, 3, 0, 2), 5, TRIES)
+    assert usable(Items(), (7, 3, 0, 2), range(5), 0) == ((7, 3, 0, 2), [])
+    item, errors = usable(Items(3, 4), (7, 3, 0, 2), range(5), TRIES)
     assert item == (7, 0, 0, 2)
     assert [(e.path, e.reason) for e in errors] == [(f"{i}.png", "it is empty: replace it") for i in (3, 4)]
-    assert Usable(Items(3), 5, TRIES)[1, 3] == (1, 4)
+    assert Usable(Items(3), range(5), TRIES)[1, 3] == (1, 4)
     with pytest.raises(DataError, match=r"3.png: it is empty"):
-        usable(Items(3), (0, 3), 5, 0)
+        usable(Items(3), (0, 3), range(5), 0)
     with pytest.raises(DataError, match=r"20.png: it is empty"):  # the disk is gone
-        usable(Items(*range(100)), (0, 0), 100, TRIES)
+        usable(Items(*range(100)), (0, 0), range(100), TRIES)
 
 
 def test_one_in_a_hundred_may_be_skipped() -> None:

@@ -169,6 +169,7 @@ def test_extremes_share_no_image_and_leave_out_what_has_no_score() -> None:
     scores = [[0.1, 0.5], [0.5, 0.1], [0.2, float("nan")], [0.3, 0.3]]
     assert comparison.extremes(scores, 5) == {0: "gained", 3: "gained", 1: "lost"}
     assert comparison.extremes([[0.1], [0.2], [0.3]], 1) == {0: "", 1: ""}
+    assert comparison.extremes([[0.5, 0.4], [0.5, 0.3]], 5) == {1: "lost", 0: "lost"}  # nothing has gained
 
 
 def decoded(address: str) -> np.ndarray:
@@ -328,7 +329,7 @@ found.charts = all("figure.chart figcaption").map((caption) => caption.textConte
 found.paths = all("path.curve").every((path) => !path.getAttribute("d").includes("NaN"));
 const chart = $("#runs svg"), box = chart.getBoundingClientRect();
 chart.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 20 }));
-found.tip = [$(".tip").hidden, $(".tip").textContent];
+found.tip = [$("#runs .tip").hidden, $("#runs .tip").textContent];
 found.text = document.body.innerText;
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
 """

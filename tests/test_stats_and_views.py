@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from core import visual
 from core.cli import UserError
 from datasets import lists
 from datasets.lists import Sample
@@ -129,6 +130,8 @@ def test_a_sheet_shows_what_training_sees(call: Call, tree: Path, tmp_path: Path
     reference = apply_shared(frame, data.draw(0, 1).shared).image
     assert np.array_equal(picture[top : top + 32, gap : gap + 64], reference)
     assert item.padding.any()  # else the stripes would not have been tested
+    below = visual.legend(("a", "b", "c"), ((1, 2, 3), (250, 0, 0), (7, 8, 9)), picture.shape[1] - gap)
+    assert np.array_equal(picture[-len(below) :, gap:], below)
 
 
 def target_data(tree: Path, seed: int) -> TargetTraining:

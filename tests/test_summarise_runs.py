@@ -1,4 +1,4 @@
-"""tools/summarise_runs.py on written logs: mean, deviation, best and last over seeds."""
+"""tools/summarise_runs.py on written logs: mean, deviation, best, last and lowest over seeds."""
 
 import json
 import math
@@ -36,9 +36,10 @@ def test_over_three_seeds(tmp_path: Path) -> None:
     done = command(*runs, "--json", str(tmp_path / "out.json"))
     assert done.returncode == 0, done.stderr
     result = json.loads((tmp_path / "out.json").read_text())
-    best, last = result["lists"]["val"]["best"], result["lists"]["val"]["last"]
+    best, last, lowest = (result["lists"]["val"][which] for which in ("best", "last", "lowest"))
     assert best["values"] == [0.5, 0.6, 0.43] and best["epochs"] == [4, 2, 6]
     assert last["values"] == [0.4, 0.38, 0.43] and last["epochs"] == [6, 6, 6]
+    assert lowest["values"] == [0.3, 0.35, 0.1] and lowest["epochs"] == [2, 4, 2]
     assert best["mean"] == pytest.approx(0.51) and best["deviation"] == pytest.approx(math.sqrt(0.0073))
     assert (best["min"], best["max"]) == (0.43, 0.6)
     assert result["lists"]["val2"]["runs"] == 1 and result["lists"]["val2"]["last"]["deviation"] is None
@@ -53,7 +54,7 @@ def test_over_three_seeds(tmp_path: Path) -> None:
 def test_one_list_and_one_layer(tmp_path: Path) -> None:
     path = run_of(tmp_path / "a", {"views": [0.3], "other": [0.9]}, layer="teacher")
     done = command(path + "/metrics.jsonl", "--layer", "teacher", "--list", "views")
-    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3 and "30.00" in done.stdout
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 4 and "30.00" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -20,14 +20,14 @@ def test_labels_that_teach_nothing_are_noticed(value: int | None, found: list[st
         if value is not None:
             cv2.imwrite(str(path), np.full((64, 96), value, np.uint8))
     data = Data(Run(tmp_path / "run", tmp_path / "tree").configuration())
-    assert [finding.name for finding in useless_labels(data)] == found
+    assert [finding.name for finding in useless_labels(data, "train_game_9K")] == found
 
 
 def test_a_label_that_cannot_be_read_is_left_to_training(tmp_path: Path) -> None:
     small_tree.make(tmp_path / "tree")
     for path in (tmp_path / "tree").glob("train_game_9K_*_label.png"):
         path.write_bytes(b"")
-    assert useless_labels(Data(Run(tmp_path / "run", tmp_path / "tree").configuration())) == []
+    assert useless_labels(Data(Run(tmp_path / "run", tmp_path / "tree").configuration()), "train_game_9K") == []
 
 
 def test_the_run_says_so(tmp_path: Path) -> None:

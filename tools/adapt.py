@@ -42,6 +42,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = """examples:
   bash launch/adapt.sh gta resnet101 --dry-run
   bash launch/adapt.sh synthia vgg16 --rows source,abn,sac,oracle TRAIN.MICRO_BATCH 2
+  bash launch/adapt.sh gta resnet101 --target acdc
   bash launch/adapt.sh configs/own.yaml"""
 
 
@@ -51,6 +52,8 @@ def arguments() -> Namespace:
     add = parser.add_argument
     add("pairs", nargs="+", metavar="WHAT", help="{gta|synthia} NETWORK, CONFIG.yaml or demo; then KEY VALUE ...")
     add("--rows", metavar="NAMES", help=f"of {', '.join(plan.ROWS)}, separated by commas (default: abn,sac)")
+    add("--target", default="", metavar="NAME", help="of gta or synthia: a data set of configs/domains (default: "
+        "cityscapes); its lists train_NAME and val_NAME, and the runs are named after it, too")
     add("--dry-run", action="store_true", help="print the plan: stages, commands, disk, memory")
     add("--measure", action="store_true", help="with --dry-run: hours too, from 20 iterations of each kind of training")
     add("--again", metavar="STAGE", help="do a stage again, and all that depend on it")
@@ -137,10 +140,13 @@ def main() -> None:
     rows = rows_of(args.rows)
     what = tasks.here(args.pairs, Path.cwd(), ROOT)
     os.chdir(ROOT)
-    folder = tasks.home(what, args.seed)
+    folder = tasks.home(what, args.seed, args.target)
     record = Record(folder)
-    task = tasks.make(what, args.seed, record)
+    task = tasks.make(what, args.seed, record, args.target)
     found = plan.stages(task, rows)
+    if args.target not in ("", tasks.TARGET):
+        print("note: DATASET.TARGET_MEAN and TARGET_STD are Cityscapes' unless given as KEY VALUE; measure them with "
+              f"tools/dataset_stats.py --list train_{args.target} --as TARGET")
     if args.again:
         forget(args.again, found, record)
     if args.dry_run:

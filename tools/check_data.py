@@ -36,9 +36,9 @@ def read_lists(cfg: CfgNode, report: Report) -> tuple[dict[str, list[Sample]], s
     except UserError as error:
         report.errors.append(str(error))
     found = {}
-    for name in dict.fromkeys((cfg.TRAIN.TASK, cfg.TRAIN.TARGET, *validated)):
+    for name in dict.fromkeys((*cfg.TRAIN.TASK, cfg.TRAIN.TARGET, *validated)):
         try:
-            found[name] = lists.read(name, cfg.DATASET.ROOT, labels=name in (cfg.TRAIN.TASK, *validated))
+            found[name] = lists.read(name, cfg.DATASET.ROOT, labels=name in (*cfg.TRAIN.TASK, *validated))
         except UserError as error:
             report.errors.append(str(error))
     for name in missing:
@@ -92,7 +92,7 @@ def check_list(name: str, samples: list[Sample], report: Report) -> None:
 
 def check_overlaps(cfg: CfgNode, found: dict[str, list[Sample]], select: str, report: Report) -> None:
     """Lists that measure on images that are trained on."""
-    training = {name: {s.image for s in found.get(name, ())} for name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET)}
+    training = {name: {s.image for s in found.get(name, ())} for name in (*cfg.TRAIN.TASK, cfg.TRAIN.TARGET)}
     for name, samples in found.items():
         for trained, images in training.items():
             shared = sum(s.image in images for s in samples)
@@ -160,7 +160,8 @@ def main() -> None:
     check_overlaps(cfg, found, select, report)
     if cfg.TRAIN.TARGET in found:
         check_weights(cfg, found[cfg.TRAIN.TARGET], label_set.num_classes, report)
-    check_age(cfg.DATASET.CLASSES, Path(cfg.DATASET.ROOT), found.get(cfg.TRAIN.TASK, []), report)
+    sources = [sample for name in cfg.TRAIN.TASK for sample in found.get(name, ())]
+    check_age(cfg.DATASET.CLASSES, Path(cfg.DATASET.ROOT), sources, report)
     check_start(cfg, report)
     check_weights_to_start_from(cfg, label_set.num_classes, report)
     files = check_files(found, cfg, label_set, args.workers)

@@ -29,9 +29,10 @@ import numpy as np
 from core.files import find_files, sweep
 from core.outputs import OutputFolder, refuse_inputs
 from core.threads import parallel_map
-from datasets import domains, images, labels, lists
-from datasets.domains import Domain
+from datasets import images, labels, lists
 from datasets.labels import LabelSet
+from tools.domain import domains
+from tools.domain.domains import Domain
 from tools.domain.raw import read_raw, to_train
 
 EXAMPLES = """examples:

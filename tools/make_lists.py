@@ -26,9 +26,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from core.cli import Parser, UserError, run  # isort: skip
 
 from core.outputs import OutputFile
-from datasets import domains, lists
-from datasets.domains import Domain, Found, ListRule
+from datasets import lists
 from datasets.lists import Sample
+from tools.domain import domains
+from tools.domain.domains import Domain, Found, ListRule
 
 EXAMPLES = """examples:
   python tools/make_lists.py --root data

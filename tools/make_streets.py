@@ -31,8 +31,8 @@ from tqdm import tqdm
 from core.files import read_bytes, write_bytes
 from core.outputs import OutputFile
 from core.threads import cores
-from datasets import domains
 from datasets.labels import CITYSCAPES
+from tools.domain import domains
 from tools.streets.render import LABEL_IDS, render
 from tools.streets.worlds import GAME, REAL, SYNTHIA, calm
 

@@ -1,9 +1,10 @@
 """Write a page about training runs: one HTML file that opens from the disk, without network.
 
-It shows the curves of each run and where the run comes from and, where there are masks of a labelled list, the
-IoU of each class of the baseline and the adapted network side by side, their confusion matrices, and the images
-that gained and lost most. RUN is a folder of logs/ (or one above several); a baseline goes before what was adapted
-from it.
+It shows the curves of each run, the mIoU of all of them over time, what became of each class's pseudo labels, and
+where the runs come from; where there are masks of a labelled list, also the IoU of each class of the baseline and the
+adapted network side by side, their confusion matrices, and the images that gained and lost most. RUN is a folder of
+logs/ (or one above several); a baseline goes before what was adapted from it. Runs that differ in their seed alone are
+shown as their mean with its spread.
 
 Without --masks they are looked for where launch/infer_val.sh puts them: masks/EXP/RUN/LIST. Without any, the IoU is
 that of the runs' own last validation.
@@ -23,7 +24,7 @@ from core.cli import Parser, UserError, run  # isort: skip
 from core.outputs import OutputFile
 from datasets import labels, lists
 from datasets.labels import LabelSet
-from tools.report_page import comparison, runs
+from tools.report_page import comparison, makers, runs, series
 from tools.report_page.comparison import Masks
 
 EXAMPLES = """examples:
@@ -31,27 +32,30 @@ EXAMPLES = """examples:
       --out report
   python tools/report.py logs/cityscapes/v1 --out report --list val_cityscapes --root data \\
       --masks baseline=masks/baseline adapted=masks/sac
+  python tools/report.py logs/cityscapes/v1 --out report --masks base=masks/b0,masks/b1 sac=masks/s0,masks/s1
 """
 PARTS = Path(__file__).parent / "report_page"
 WIDTHS = (720, 480, 320, 160)  # of the pictures: the first that keeps the page small enough
 LIMIT = 9_500_000  # bytes
 
 
-def masks_of(args: Namespace, folders: list[Path], name: str) -> list[Masks]:
+def masks_of(args: Namespace, folders: list[Path], read: list[dict[str, Any]], name: str) -> list[Masks]:
     """The masks named on the command line, or those that lie where launch/infer_val.sh puts them."""
     if args.masks is None:
-        found = [Masks(f.name, Path("masks", f.parent.name, f.name, name)) for f in map(Path.resolve, folders)]
+        places = [Path("masks", folder.parent.name, folder.name, name) for folder in map(Path.resolve, folders)]
+        found = [Masks(entry["title"], place) for entry, place in zip(read, places, strict=True)]
         return [masks for masks in found if masks.folder.is_dir()]
-    found = []
+    found, titles = [], ["input", "truth", "change"]
     for text in args.masks:
-        title, separator, folder = text.partition("=")
-        if not (separator and title and folder):
+        title, separator, places = text.partition("=")
+        if not (separator and title and places):
             raise UserError(f"--masks {text}: expected NAME=FOLDER, such as baseline=masks/baseline")
-        if not Path(folder).is_dir():
-            raise UserError(f"--masks {text}: there is no such folder")
-        found.append(Masks(title, Path(folder)))
-    reserved = {"input", "truth", "change"}
-    if len({m.name for m in found} | reserved) != len(found) + len(reserved):
+        for place in [places] if Path(places).is_dir() else places.split(","):
+            if not Path(place).is_dir():
+                raise UserError(f"--masks {text}: there is no such folder")
+            found.append(Masks(title, Path(place)))
+        titles.append(title)
+    if len(set(titles)) != len(titles):
         raise UserError("--masks: names must differ, and from input, truth and change")
     return found
 
@@ -72,7 +76,7 @@ def compared(
     cfg = read[-1]["cfg"]
     root, ignore = args.root or cfg.DATASET.ROOT, tuple(cfg.VAL.IGNORE_CLASS)
     name = labelled_list(args, read, root)
-    masks = masks_of(args, folders, name) if name else []
+    masks = masks_of(args, folders, read, name) if name else []
     if args.masks and not name:
         raise UserError("--masks need a list with labels to be compared with: --list")
     if not masks:
@@ -81,7 +85,9 @@ def compared(
     results, scores = comparison.compare(pairs, masks, label_set, ignore)
     check_means(results, name, ignore)
     shown = comparison.extremes(scores, args.images)
-    return {"source": f"{len(pairs)} images of {name}, at the labels' own size", "results": results,
+    made = makers.describe([m.folder for m in masks], folders)
+    return {"source": f"{len(pairs)} images of {name}, at the labels' own size", "list": name, "results": results,
+            "made": [{"name": m.name, "folder": str(m.folder), **made[m.folder]} for m in masks],
             "shown": [(pairs[i], scores[i], group) for i, group in shown.items()], "masks": masks}
 
 
@@ -95,10 +101,10 @@ def validated(read: list[dict[str, Any]], ignore: tuple[int, ...]) -> dict[str, 
     for entry in read:
         iou = entry["iou"][name]
         values = [v for c, v in enumerate(iou) if v is not None and c not in ignore]
-        results.append({"name": entry["name"], "iou": iou, "miou": sum(values) / len(values) if values else math.nan})
+        results.append({"name": entry["title"], "iou": iou, "miou": sum(values) / len(values) if values else math.nan})
     check_means(results, name, ignore)
-    return {"source": f"last validation of each run on {name}, at the training's crop size", "results": results,
-            "shown": [], "masks": []}
+    return {"source": f"last validation of each run on {name}, at the training's crop size", "list": name,
+            "results": series.merge(results), "made": [], "shown": [], "masks": []}
 
 
 def check_means(results: list[dict[str, Any]], name: str, ignore: tuple[int, ...]) -> None:
@@ -107,6 +113,15 @@ def check_means(results: list[dict[str, Any]], name: str, ignore: tuple[int, ...
         if math.isnan(result["miou"]):
             raise UserError(f"{result['name']} has no mIoU on {name}: no class occurs there but those of "
                             f"VAL.IGNORE_CLASS {list(ignore)}; choose another --list")
+
+
+def progress(read: list[dict[str, Any]], compared_on: str | None) -> dict[str, Any]:
+    """The mIoU of all runs by epoch, on the list of the scores or the first other one that they validated on."""
+    known = [name for name in dict.fromkeys(name for entry in read for name in entry["scores"])]
+    if not known:
+        return {"curves": []}
+    name = compared_on if compared_on in known else known[-1]
+    return {"list": name, "curves": series.progress(read, name)}
 
 
 def page(data: dict[str, Any]) -> bytes:
@@ -151,15 +166,17 @@ def main() -> None:
     output = OutputFile("--out", args.out / "index.html", args.force)
     folders = runs.find(args.runs)
     read = [runs.read(folder) for folder in folders]
+    for entry, title in zip(read, series.titles(read), strict=True):
+        entry["title"] = title
     label_set = labels.load(args.classes or read[-1]["cfg"].DATASET.CLASSES)
     scores = compared(args, folders, read, label_set)
     shown, masks = scores.pop("shown", []), scores.pop("masks", [])
     data = {
-        "runs": [{k: v for k, v in entry.items() if k not in ("cfg", "iou")} for entry in read],
+        "runs": [{k: v for k, v in entry.items() if k not in ("cfg", "iou", "scores", "why")} for entry in read],
         "classes": [{"name": n, "colour": "#" + bytes(c).hex()} for n, c in
                     zip(label_set.names, label_set.colours, strict=True)],
         "ignore": list(read[-1]["cfg"].VAL.IGNORE_CLASS),
-        "scores": scores,
+        "scores": scores, "why": series.why(read), "progress": progress(read, scores.get("list")),
     }
     for width in WIDTHS:
         data["images"] = [

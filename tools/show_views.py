@@ -24,7 +24,7 @@ from core import config, visual
 from core.outputs import OutputFile
 from datasets import labels, lists
 from datasets.images import read_image
-from datasets.source import SourceTraining
+from datasets.source import SourceLists
 from datasets.target import TargetBatch, TargetTraining, make_views
 from datasets.transforms import whole
 from datasets.views import apply_shared
@@ -114,7 +114,7 @@ def target_block(data: TargetTraining, index: int, image: np.ndarray | None, wid
     return np.pad(block, ((0, LINE), (0, 0), (0, 0)), constant_values=PAPER)
 
 
-def source_block(data: SourceTraining, index: int, palette: np.ndarray, width: int) -> np.ndarray:
+def source_block(data: SourceLists, index: int, palette: np.ndarray, width: int) -> np.ndarray:
     """A source image as it is trained on, and its label over it."""
     item = data[0, index]
     image, label = item.image.numpy(), item.label.numpy()
@@ -129,10 +129,13 @@ def draw_sheet(cfg: CfgNode, seed: int, first: int, count: int, image: np.ndarra
     data = datasets.Data(cfg, seed).iterations
     parts = [target_block(data.target, first + i, image, width) for i in range(count)]
     if data.source is not None:
-        palette = labels.load(cfg.DATASET.CLASSES).palette()
+        label_set = labels.load(cfg.DATASET.CLASSES)
+        palette = label_set.palette()
         places = range(min(len(data.source), cfg.TRAIN.GROUP_SIZE + 1))
-        shown = [(first + i) % len(data.source) for i in places]
+        lists = data.mixture.lists
+        shown = [lists[i % len(lists)][(first + i // len(lists)) % len(lists[i % len(lists)])] for i in places]
         parts.append(stack([source_block(data.source, i, palette, width) for i in shown], 1))
+        parts.append(visual.legend(label_set.names, label_set.colours, max(part.shape[1] for part in parts)))
     return np.pad(stack(parts, 0), ((GAP, 0), (GAP, 0), (0, 0)), constant_values=PAPER)
 
 
@@ -155,7 +158,7 @@ def main() -> None:
         raise UserError("--index and --seed are 0 or more, --count is 1 or more, --width is 32 to 4096")
     # A baseline has no views of its own: what is drawn are those that SAC would make of its configuration.
     cfg, _ = config.load(args.cfg, [*args.pairs, "MODEL.BASELINE", "False"])
-    samples = [sample for name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(name, cfg.DATASET.ROOT)]
+    samples = [sample for name in (*cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(name, cfg.DATASET.ROOT)]
     read = [Path(cfg.DATASET.ROOT, path) for sample in samples for path in sample if path]
     output = OutputFile("--out", args.out, args.force, [args.cfg, *([args.image] if args.image else []), *read])
     image = read_image(args.image) if args.image else None

@@ -64,17 +64,19 @@ def table(results: dict[str, dict], titles: dict[str, str]) -> str:
 
 
 def picture(args: Namespace) -> np.ndarray:
-    """Input, truth and the masks of each training side by side, for images spread over the list, with headings."""
-    samples = lists.read(args.list, str(args.root), labels=True)
-    palette, rows = labels.load(args.classes).palette(), []
+    """Input, truth and the masks of each training side by side, for images spread over the list; headings, legend."""
+    samples, label_set = lists.read(args.list, str(args.root), labels=True), labels.load(args.classes)
+    palette, rows, seen = label_set.palette(), [], set()
     for sample in samples[:: max(1, len(samples) // PICTURES)][:PICTURES]:
         image = read_image(args.root / sample.image)
         masks = [read_label(args.root / sample.label)]
         masks += [read_label(folder / lists.mask_name(sample.image)) for folder in args.masks.values()]
         rows.append([image, *(visual.colour(mask, palette) for mask in masks)])
-    height, width = rows[0][0].shape[:2]
-    size = round(height * min(1, WIDTH / width)), min(width, WIDTH)
-    return visual.panel(rows, size, headings=["input", "truth", *(args.titles[name] for name in args.masks)])
+        seen |= {int(c) for mask in masks for c in np.unique(mask)}
+    headings = ["input", "truth", *(args.titles[name] for name in args.masks)]
+    sheet = visual.panel(rows, (image.shape[0], min(WIDTH, image.shape[1])), headings=headings)
+    present = [c for c in range(label_set.num_classes) if c in seen]
+    return np.vstack([sheet, visual.legend([label_set.names[c] for c in present], palette[present], sheet.shape[1])])
 
 
 def note(args: Namespace, results: dict[str, dict], seconds: float) -> str:

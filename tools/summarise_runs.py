@@ -1,13 +1,11 @@
-"""Print mean and standard deviation of the best and last mIoU over runs with different seeds, from metrics.jsonl."""
+"""Print mean and deviation of the best, last and lowest mIoU over runs with different seeds, from metrics.jsonl."""
 
 import json
 import math
-import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,17 +13,11 @@ from core.cli import Parser, UserError, run  # isort: skip
 
 from core.files import read_bytes
 from core.outputs import OutputFile
+from tools.report_page.series import Score, summarise
 
 EXAMPLES = """examples:
   python tools/summarise_runs.py logs/cityscapes/v1/seed*
   python tools/summarise_runs.py logs/cityscapes/v1/seed0 logs/cityscapes/v1/seed1 --layer teacher --json seeds.json"""
-
-
-class Score(NamedTuple):
-    """One validation."""
-
-    epoch: int
-    miou: float
 
 
 def arguments() -> Namespace:
@@ -64,33 +56,12 @@ def read_scores(path: Path, layer: str) -> dict[str, list[Score]]:
     return scores
 
 
-def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
-    """Statistics of the best and of the last score, as fractions, over runs with at least one score each."""
-    runs = list(runs)
-    best = [max(scores, key=lambda s: s.miou) for scores in runs]
-    last = [scores[-1] for scores in runs]
-    return {
-        "runs": len(runs),
-        "best": {**spread([s.miou for s in best]), "epochs": [s.epoch for s in best]},
-        "last": {**spread([s.miou for s in last]), "epochs": [s.epoch for s in last]},
-    }
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean, sample standard deviation (None for a single value), minimum and maximum."""
-    deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {
-        "mean": statistics.fmean(values), "deviation": deviation, "min": min(values), "max": max(values),
-        "values": values,
-    }
-
-
 def row(name: str, which: str, numbers: dict[str, Any]) -> str:
     """A row of the table, in percent."""
     deviation = "" if numbers["deviation"] is None else f"{100 * numbers['deviation']:.2f}"
     values = " ".join(f"{100 * value:.1f}" for value in numbers["values"])
     low, high = 100 * numbers["min"], 100 * numbers["max"]
-    return f"{name:<20} {which:<5} {100 * numbers['mean']:>6.2f} {deviation:>9} {low:>6.1f} {high:>6.1f}  {values}"
+    return f"{name:<20} {which:<6} {100 * numbers['mean']:>6.2f} {deviation:>9} {low:>6.1f} {high:>6.1f}  {values}"
 
 
 def main() -> None:
@@ -106,10 +77,10 @@ def main() -> None:
         wanted = f" on {args.list}" if args.list else ""
         raise UserError(f"none of the runs has validated the {args.layer}{wanted}")
     result = {}
-    print(f"{'mIoU in %':<20} {'':<5} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  all runs")
+    print(f"{'mIoU in %':<20} {'':<6} {'mean':>6} {'deviation':>9} {'min':>6} {'max':>6}  all runs")
     for name in names:
         result[name] = summarise(lists[name] for lists in scores.values() if name in lists)
-        for which in ("best", "last"):
+        for which in ("best", "last", "lowest"):
             print(row(name, which, result[name][which]))
         if result[name]["runs"] < len(scores):
             without = [path for path, lists in scores.items() if name not in lists]

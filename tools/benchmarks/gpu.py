@@ -99,7 +99,7 @@ def loader_row(material: Material, settings: Settings, workers: int, step_second
     """Seconds that the loader takes for an iteration's images."""
     cfg = published(settings)
     source, target, train = loading.source(material, cfg), loading.target(material, cfg), cfg.TRAIN
-    data = Iterations(source, target, length=len(source), batch=train.BATCH_SIZE, groups=train.NUM_GROUPS, seed=0)
+    data = Iterations(source, target, lengths=[len(source)], batch=train.BATCH_SIZE, groups=train.NUM_GROUPS, seed=0)
     count, warm_up = (6, 2) if settings.quick else (80, 24)
     loader = DataLoader(data, batch_size=None, sampler=Schedule(data.per_epoch, count + warm_up), num_workers=workers,
                         pin_memory=True, prefetch_factor=2)

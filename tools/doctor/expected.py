@@ -1,5 +1,5 @@
 """How many images the published lists have (configs/domains, docs/reproduction.md)."""
 
-from datasets import domains
+from tools.domain import domains
 
 EXPECTED = {list_: rule.images for name in domains.names() for list_, rule in domains.load(name).lists.items()}

@@ -8,14 +8,16 @@ from typing import NamedTuple
 import numpy as np
 from yacs.config import CfgNode
 
+import datasets
 from core.alarms import label_findings
 from core.cli import UserError
-from core.metrics import class_counts
+from core.metrics import class_counts, without
 from core.threads import parallel_map
-from datasets import domains, images
-from datasets.domains import ENCODED, Labels
+from datasets import images
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
+from tools.domain import domains
+from tools.domain.domains import ENCODED, Labels
 
 CONVERT = "make train IDs with tools/convert_train_ids.py --dataset "
 SMALLEST = 32  # pixels; an image with a shorter side shows nothing
@@ -132,7 +134,9 @@ def check_files(found: dict[str, list[Sample]], cfg: CfgNode, label_set: LabelSe
     by_image = {sample.image: one for sample, one in seen.items()}
     for name, entries in found.items():
         check_images(name, {s.image: by_image[s.image] for s in entries}, cfg, report)
-    check_source([seen[sample] for sample in found.get(cfg.TRAIN.TASK, ())], cfg, label_set, report)
+    pixels = {name: sum((seen[sample].classes for sample in found[name]), np.zeros(256, np.int64))
+              for name in cfg.TRAIN.TASK if name in found}
+    check_source(pixels, cfg, label_set, report)
     return report
 
 
@@ -144,20 +148,25 @@ def check_images(name: str, seen: dict[str, Seen], cfg: CfgNode, report: Report)
         report.warnings.append(f"list {name}: {len(blank)} of {len(seen)} images are of one colour throughout, first "
                                f"{root / blank[0]}; look at them")
     small = [image for image, one in seen.items() if one.size and (one.size[0] < height or one.size[1] < width)]
-    if small and name in (cfg.TRAIN.TASK, cfg.TRAIN.TARGET):
+    if small and name in (*cfg.TRAIN.TASK, cfg.TRAIN.TARGET):
         first = seen[small[0]].size
         report.warnings.append(
             f"list {name}: {len(small)} of {len(seen)} images are smaller than DATASET.CROP_SIZE ({width}x{height}), "
             f"first {root / small[0]} ({first[1]}x{first[0]}): they are padded or enlarged; choose a smaller crop")
 
 
-def check_source(seen: list[Seen], cfg: CfgNode, label_set: LabelSet, report: Report) -> None:
-    """What all labels of the source together teach."""
-    pixels = sum((one.classes for one in seen), np.zeros(256, np.int64))
-    useless = label_findings(pixels, label_set.names)
-    report.errors.extend(f"list {cfg.TRAIN.TASK}: {finding.text}" for finding in useless)
+def check_source(pixels: dict[str, np.ndarray], cfg: CfgNode, label_set: LabelSet, report: Report) -> None:
+    """What the labels of each source list teach, and all of them together; `pixels`: int64 [256] by list."""
+    ignored, useless = datasets.ignored(cfg), False
+    trained = {name: without(counts, ignored[name]) for name, counts in pixels.items()}
+    for name, counts in trained.items():
+        for finding in label_findings(counts, label_set.names):
+            # Beside other lists, one may be there for the sake of a single class.
+            minor = finding.name == "one_class" and len(ignored) > 1
+            (report.warnings if minor else report.errors).append(f"list {name}: {finding.text}")
+            useless = True
     counted = [c for c in range(label_set.num_classes) if c not in cfg.VAL.IGNORE_CLASS]
-    never = [label_set.names[c] for c in counted if not pixels[c]]
-    if never and seen and not useless:
-        report.warnings.append(f"list {cfg.TRAIN.TASK}: no pixel of {', '.join(never)}; a class without labels is not "
-                               "learnt (VAL.IGNORE_CLASS leaves classes out)")
+    never = [label_set.names[c] for c in counted if not any(counts[c] for counts in trained.values())]
+    if never and trained and not useless:
+        report.warnings.append(f"list {' + '.join(trained)}: no pixel of {', '.join(never)}; a class without labels is "
+                               "not learnt (VAL.IGNORE_CLASS leaves classes out)")

@@ -12,7 +12,7 @@ from core.cli import UserError
 from core.files import read_bytes
 from core.threads import parallel_map
 from datasets import images
-from datasets.domains import ENCODED
+from tools.domain.domains import ENCODED
 from tools.domain.raw import read_raw
 
 MOST_COLOURS = 254  # in the labels

@@ -10,8 +10,8 @@ from PIL import Image, ImageOps
 from core.cli import UserError
 from core.files import read_bytes
 from datasets import images, labels
-from datasets.domains import ENCODED
 from datasets.labels import LabelSet
+from tools.domain.domains import ENCODED
 
 
 def read_raw(path: Path, encoding: str, origin: str = "--dataset") -> np.ndarray:

@@ -61,7 +61,7 @@ def disk(configurations: dict[str, CfgNode], validation: str) -> str:
         size = FILES_PER_RUN * copies * 4 * sum(p.numel() for p in network.parameters())
         total += size
         sizes.append(f"{FILES[row]} {size / 1e9:.1f}")
-    cfg = next(iter(configurations.values()))
+    *_, cfg = configurations.values()  # source only has the source as its target
     inferred = images(cfg.TRAIN.TARGET, cfg) + (len(configurations) * images(validation, cfg) if validation else 0)
     masks = MASK * inferred
     return (f"disk: {(total + masks) / 1e9:.1f} GB; snapshots, at most {FILES_PER_RUN} per run: {', '.join(sizes)}; "
@@ -77,7 +77,8 @@ def images(name: str, cfg: CfgNode) -> int:
 def iterations(row: str, cfg: CfgNode, abn: CfgNode) -> int:
     """Iterations of a training; those that continue the baseline do without its epochs."""
     begun = abn.TRAIN.NUM_EPOCHS if row in ("sac", "control") else 0
-    count = (cfg.TRAIN.NUM_EPOCHS - begun) * (images(cfg.TRAIN.TASK, cfg) // cfg.TRAIN.BATCH_SIZE)
+    epoch = sum(images(name, cfg) for name in cfg.TRAIN.TASK) // cfg.TRAIN.BATCH_SIZE
+    count = (cfg.TRAIN.NUM_EPOCHS - begun) * epoch
     return min(count, cfg.TRAIN.MAX_ITER or count)
 
 

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from core import config
 from core.cli import UserError
+from core.files import read_yaml
 from datasets import PUBLISHED, lists
 
 ROWS = ("source", "abn", "control", "sac", "oracle")  # what is trained and compared, in this order
@@ -59,6 +60,11 @@ class Task:
         middle = () if kind == "masks" else (self.dataloader,)
         return str(Path(self.root, kind, *middle, self.exp, self.runs[row]))
 
+    @property
+    def joined(self) -> str:
+        """The list of all of the source's images, where it has several lists."""
+        return f"{self.home}/sources.txt"
+
     def snapshot(self, row: str) -> str:
         """The result of a row's training. The last one: choosing a better one would take labels."""
         return f"{self.folder('snapshots', row)}/last.pth"
@@ -77,10 +83,14 @@ class Task:
         if config.load(self.abn, pairs)[0].TRAIN.NUM_EPOCHS != epochs:
             pairs += ("TRAIN.NUM_EPOCHS", str(epochs))
         if row == "source":  # the pass for BatchNorm's statistics sees the source, and so do the colours
-            pairs += ("TRAIN.TARGET", cfg.TRAIN.TASK, "DATASET.RENORM_SOURCE", "False")
+            target = cfg.TRAIN.TASK[0] if len(cfg.TRAIN.TASK) == 1 else self.joined
+            pairs += ("TRAIN.TARGET", target, "DATASET.RENORM_SOURCE", "False")
         if row == "oracle":
             pairs += ("TRAIN.TASK", cfg.TRAIN.TARGET, "DATASET.RENORM_SOURCE", "False", "VAL.SELECT", "",
                       "VAL.LISTS", f"[{self.validation}]")
+            # One list, of which nothing is ignored.
+            pairs += tuple(x for name in ("TASK_SHARES", "TASK_IGNORE") if cfg.TRAIN[name]
+                           for x in (f"TRAIN.{name}", "[]"))
         return self.abn, pairs
 
 
@@ -99,6 +109,10 @@ def stages(task: Task, rows: Collection[str]) -> list[Stage]:
     found = [*task.prepare, _check(task, tuple(s.name for s in task.prepare[-1:]))]
     trained = [row for row in ROWS if row in rows or row == "abn" and {"sac", "control"} & set(rows)]
     for row in trained:
+        if row == "source" and len(cfg.TRAIN.TASK) > 1:
+            command = ("tools/join_lists.py", *cfg.TRAIN.TASK, "--root", cfg.DATASET.ROOT, "--out", task.joined,
+                       "--force")
+            found.append(Stage("sources", "join the source's lists", (command,), ("check",)))
         if row == "sac" and not weights:
             found += _weights(task, cfg)
         found.append(_training(task, row, "" if weights or row != "sac" else f"{task.home}/weights.data"))
@@ -139,7 +153,8 @@ def _training(task: Task, row: str, weights: str) -> Stage:
     folders = ("--snapshot-dir", f"{task.root}/snapshots", "--logdir", f"{task.root}/logs") if task.root else ()
     command = ("train.py", "--cfg", cfg, "--exp", task.exp, "--run", task.runs[row], "--dataloader", task.dataloader,
                "--seed", str(task.seed), *folders, *resume, *task.train_options, *_set(pairs))
-    after = (("weights",) if weights else ()) + ((FILES["abn"],) if continued else ("check",))
+    start = FILES["abn"] if continued else "sources" if task.joined in pairs else "check"
+    after = (*(("weights",) if weights else ()), start)
     return Stage(FILES[row], says, (_parallel(task, command),), after, f"{task.folder('logs', row)}/log.txt")
 
 
@@ -203,16 +218,26 @@ def _parallel(task: Task, command: Command) -> Command:
 
 
 def keys(found: Iterable[Stage]) -> dict[str, str]:
-    """What each stage's result depends on, as a key: its commands, and the keys of the stages before it."""
+    """What each stage's result depends on, as a key: its commands, what their YAML files say, and the stages before."""
     result: dict[str, str] = {}
     for stage in found:
-        content = json.dumps([stage.commands, [result[name] for name in stage.after]])
+        said = [_said(word) for command in stage.commands for word in command]
+        content = json.dumps([stage.commands, [one for one in said if one], [result[name] for name in stage.after]])
         result[stage.name] = hashlib.sha256(content.encode()).hexdigest()[:16]
     return result
 
 
+def _said(word: object, deep: bool = True) -> list:
+    """The content of a YAML file and, if deep, of those that it names (label sets); [] if the word is no such file."""
+    if not (isinstance(word, str) and word.endswith((".yaml", ".yml")) and Path(word).is_file()):
+        return []
+    content = read_yaml(word)
+    parts = content.values() if deep and isinstance(content, dict) else ()
+    named = [one for part in parts for one in (part.values() if isinstance(part, dict) else [part])]
+    return [repr(content), *(_said(one, deep=False) for one in named)]
+
+
 def source_list_that_selects(cfg: CfgNode) -> Command:
     """VAL.SELECT ... for a published task: the source's own list, so that no label of the target chooses anything."""
-    if cfg.VAL.SELECT or cfg.VAL.LISTS or cfg.TRAIN.TASK not in PUBLISHED:
-        return ()
-    return ("VAL.SELECT", PUBLISHED[cfg.TRAIN.TASK])
+    published = [PUBLISHED[name] for name in cfg.TRAIN.TASK if name in PUBLISHED]
+    return ("VAL.SELECT", published[0]) if published and not (cfg.VAL.SELECT or cfg.VAL.LISTS) else ()

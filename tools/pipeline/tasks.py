@@ -9,8 +9,8 @@ from core import config
 from core.cli import UserError
 from core.files import read_bytes, write_bytes
 from core.run_folder import Run
-from datasets import PUBLISHED, lists
-from tools.pipeline import precision
+from datasets import PUBLISHED
+from tools.pipeline import precision, prepare
 from tools.pipeline.plan import FILES, INFIX, ROWS, Command, Stage, Task, source_list_that_selects
 from tools.pipeline.record import Record
 
@@ -22,8 +22,7 @@ SOURCES = {
     "gta": ("TRAIN.TASK", "train_game_9K"),
     "synthia": ("TRAIN.TASK", "train_synthia_9K", "VAL.IGNORE_CLASS", "9,14,16"),
 }
-RAW = {"gta": ("game/labels", "game/labels_cs"), "synthia": ("synthia/GT/LABELS", "synthia/labels_cs"),
-       "cs": ("cityscapes/gtFine", "cityscapes/gtFine2")}  # of convert_train_ids.py --dataset
+TARGET = prepare.PUBLISHED_TARGET
 DEMOS = ("demo", "demo_pretrained")
 PRETRAINED = (
     "MODEL.ARCH", "timm", "MODEL.ENCODER", "tf_efficientnet_lite0", "DATASET.MEAN", "0.5,0.5,0.5", "DATASET.STD",
@@ -58,9 +57,13 @@ def split(what: list[str]) -> tuple[str, Command]:
     return first, tuple(rest)
 
 
-def home(what: list[str], seed: int) -> Path:
-    """Where the task's record and results go."""
+def home(what: list[str], seed: int, target: str = "") -> Path:
+    """Where the task's record and results go; the name of the runs, too, says the target where it is another one."""
     name, _ = split(what)
+    if target and what[0] not in SOURCES:
+        raise UserError(f"--target {target} goes with {' or '.join(SOURCES)}; a configuration says TRAIN.TARGET itself")
+    if prepare.target_pairs(target or TARGET, SOURCES.get(what[0], ("", ""))[1]):
+        name = f"{what[0]}_{target}_{what[1]}"
     if name in DEMOS:
         return Path(f"results/{name}/seed{seed}")
     exp, number = os.environ.get("EXP") or "v1", os.environ.get("EXP_ID") or "01"
@@ -68,13 +71,14 @@ def home(what: list[str], seed: int) -> Path:
     return Path("results", exp, f"{number}_{Path(name).stem}")
 
 
-def make(what: list[str], seed: int, record: Record) -> Task:
+def make(what: list[str], seed: int, record: Record, target: str = "") -> Task:
     """The task.
 
     Args:
         what: as `here` has it.
         seed: of the trainings.
         record: of what was done before.
+        target: of a published source, by its name in configs/domains; "" = cityscapes.
     """
     name, pairs = split(what)
     folder = record.path.parent
@@ -84,37 +88,23 @@ def make(what: list[str], seed: int, record: Record) -> Task:
     runs = {row: f"{number}{INFIX[row]}_{stem}" for row in ROWS}
     common = {"home": str(folder), "exp": folder.parent.name, "runs": runs, "seed": seed, "processes": processes()}
     if name.endswith((".yaml", ".yml")):
-        return _own(name, pairs, common)
-    source, _, network = name.partition("_")
-    sac, pairs = f"configs/{NETWORKS[network]}_train.yaml", (*SOURCES[source], *pairs)
+        return _own(name, pairs, common, record)
+    source, network = what[:2]
+    target = target or TARGET
+    sac = f"configs/{NETWORKS[network]}_train.yaml"
+    pairs = (*SOURCES[source], *prepare.target_pairs(target, SOURCES[source][1]), *pairs)
     cfg, _ = config.load(sac, pairs)
-    prepare = _published_data(source, cfg.DATASET.ROOT, cfg.TRAIN.TASK, record)
+    sources = [name for name, own in SOURCES.items() if own[1] in cfg.TRAIN.TASK]
     return Task(f"configs/{NETWORKS[network]}.yaml", sac, (), (*source_list_that_selects(cfg), *pairs),
-                "val_cityscapes", prepare=prepare, **common)
+                f"val_{target}", prepare=prepare.published(sources, target, cfg, record), **common)
 
 
-def _own(name: str, pairs: Command, common: dict) -> Task:
+def _own(name: str, pairs: Command, common: dict, record: Record) -> Task:
     cfg, _ = config.load(name, pairs)
-    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if cfg.TRAIN.TASK in PUBLISHED else [""])
+    validation = list(cfg.VAL.LISTS) or (["val_cityscapes"] if set(cfg.TRAIN.TASK) & set(PUBLISHED) else [""])
     pairs = (*source_list_that_selects(cfg), *pairs)
-    return Task(name, name, ("MODEL.BASELINE", "True"), pairs, validation[-1], dataloader="own", **common)
-
-
-def _published_data(source: str, root: str, task: str, record: Record) -> tuple[Stage, ...]:
-    """Train IDs and lists; none where the lists are there already, made by other means."""
-    needed = (task, PUBLISHED.get(task, task), "train_cityscapes", "val_cityscapes")
-    if "lists" not in record.stages and all(lists.exists(name, root) for name in needed):
-        return ()
-    return _labels_and_lists(source, root)
-
-
-def _labels_and_lists(source: str, root: str) -> tuple[Stage, ...]:
-    commands = tuple(
-        ("tools/convert_train_ids.py", "--dataset", name, "--ann-data", f"{root}/{RAW[name][0]}", "--ann-out",
-         f"{root}/{RAW[name][1]}") for name in (source, "cs"))
-    make_lists = ("tools/make_lists.py", "--root", root)
-    return (Stage("convert", "make train IDs of the raw labels", commands),
-            Stage("lists", "write the lists", (make_lists,), ("convert",)))
+    return Task(name, name, ("MODEL.BASELINE", "True"), pairs, validation[-1], dataloader="own",
+                prepare=prepare.own(name, cfg, record), **common)
 
 
 def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
@@ -127,7 +117,7 @@ def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
         pretrained = (Stage("pretrained", "take ImageNet weights of EfficientNet-Lite0 from their package",
                             (("tools/lite0_weights.py", "--out", file, "--force"),)),)
         pairs = (*PRETRAINED, "MODEL.INIT_MODEL", file, *pairs)
-    convert, make_lists = _labels_and_lists("gta", data)
+    convert, make_lists = prepare.labels_and_lists(["gta"], TARGET, data)
     convert = Stage(convert.name, convert.says, convert.commands, ("worlds", *(stage.name for stage in pretrained)))
     beside = f"results/demo/seed{seed}" if pretrained else ""
     return Task("configs/demo.yaml", "configs/demo_train.yaml", (), pairs, "val_cityscapes", home=str(folder),

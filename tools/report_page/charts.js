@@ -45,12 +45,14 @@ function wantsLog(values) {
   return sorted.length === values.length && sorted.at(-1) > 30 * sorted[Math.floor(sorted.length / 2)];
 }
 
-function chart(title, curves, { share = false, marks = false } = {}) {
+// The curves are named by `y`, over `x`; a curve's `band` holds [x, lowest, highest].
+function chart(title, curves, { share = false, marks = false, x: over = "iteration", y: unit = "", width = 360, height = 224 } = {}) {
   const shown = curves.filter((curve) => curve.points.length);
   if (!shown.length) return null;
-  const [width, height, left, right, top, bottom] = [360, 200, 44, 8, 10, 24];
+  const [left, right, top, bottom] = [46, 10, 24, 38];
+  const bands = shown.flatMap((curve) => curve.band || []);
   const xs = shown.flatMap((curve) => curve.points.map((p) => p[0]));
-  const ys = shown.flatMap((curve) => curve.points.map((p) => p[1]));
+  const ys = [...shown.flatMap((curve) => curve.points.map((p) => p[1])), ...bands.flatMap((p) => p.slice(1))];
   const log = !share && wantsLog(ys);
   const scale = log ? Math.log10 : (y) => y;
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
@@ -68,9 +70,16 @@ function chart(title, curves, { share = false, marks = false } = {}) {
     svg.append(make("text", { class: "tick", x: left - 7, y: py(y) + 4, "text-anchor": "end" }, label(y)));
   }
   for (const x of ticks(x0, x1, 5)) {
-    svg.append(make("text", { class: "tick", x: px(x), y: height - 7, "text-anchor": "middle" }, short(x)));
+    svg.append(make("text", { class: "tick", x: px(x), y: height - bottom + 15, "text-anchor": "middle" }, short(x)));
   }
+  svg.append(make("text", { class: "tick", x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, over));
+  svg.append(make("text", { class: "tick", x: 2, y: 11 }, unit + (log ? ", logarithmic" : "")));
   shown.forEach((curve, i) => {
+    if (curve.band && curve.band.length) {
+      const edge = [...curve.band.map((p) => [p[0], p[2]]), ...[...curve.band].reverse().map((p) => [p[0], p[1]])];
+      const area = edge.map(([x, y]) => `${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("L");
+      svg.append(make("path", { class: "band", d: `M${area}Z`, style: `fill:var(--s${i % 6})` }));
+    }
     const path = curve.points.map(([x, y], j) => `${j ? "L" : "M"}${px(x).toFixed(1)} ${py(y).toFixed(1)}`).join("");
     svg.append(make("path", { class: "curve", d: path, style: `stroke:var(--s${i % 6})` }));
     if (!marks && curve.points.length > 1) return;
@@ -82,12 +91,12 @@ function chart(title, curves, { share = false, marks = false } = {}) {
     make("li", {}, make("span", { class: "key", style: `background:var(--s${i % 6})` }), curve.name));
   const figure = make("figure", { class: "chart" }, make("figcaption", {}, title),
     shown.length > 1 ? make("ul", { class: "legend" }, ...keys) : null, svg);
-  readout(figure, svg, shown, { width, top, floor: height - bottom, px, label });
+  readout(figure, svg, shown, { width, top, floor: height - bottom, px, label, over });
   return figure;
 }
 
 // A line under the pointer, with the curves' values at that position.
-function readout(figure, svg, shown, { width, top, floor, px, label }) {
+function readout(figure, svg, shown, { width, top, floor, px, label, over }) {
   const cursor = make("line", { class: "cursor", y1: top, y2: floor, visibility: "hidden" });
   const tip = make("div", { class: "tip", hidden: "" });
   svg.append(cursor);
@@ -101,7 +110,7 @@ function readout(figure, svg, shown, { width, top, floor, px, label }) {
     cursor.setAttribute("x1", px(x));
     cursor.setAttribute("x2", px(x));
     cursor.setAttribute("visibility", "visible");
-    tip.replaceChildren(make("div", {}, `iteration ${Math.round(x).toLocaleString("en")}`),
+    tip.replaceChildren(make("div", {}, `${over} ${Math.round(x).toLocaleString("en")}`),
       ...nearest.map((point, i) => make("div", {}, `${shown[i].name}: ${label(point[1])}`)));
     tip.hidden = false;
     const side = event.clientX - box.left > box.width / 2;

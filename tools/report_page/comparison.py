@@ -19,6 +19,7 @@ from core.threads import parallel_map
 from datasets import lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet
+from tools.report_page import series
 
 # Values and colours of the change picture; pixels that both networks get right are pale.
 SAME, BETTER, WORSE, BOTH_WRONG, UNLABELLED = range(5)
@@ -34,7 +35,7 @@ class Pair(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """The masks of a network: its name, and the folder that infer_val.py wrote."""
+    """The masks of a network: its name, which its other seeds have too, and the folder that infer_val.py wrote."""
 
     name: str
     folder: Path
@@ -72,7 +73,7 @@ def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tens
 def compare(
     pairs: list[Pair], masks: list[Masks], label_set: LabelSet, ignore: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], list[list[float]]]:
-    """The results of each network over all images, and the mIoU of each image for each network."""
+    """The results of each name over all images, and the mIoU of each image for each of `firsts`."""
     torch.set_num_threads(1)  # the parallelism is over images
     job = partial(measure, num_classes=label_set.num_classes, ignore=ignore)
     tables, scores = 0, []
@@ -83,23 +84,28 @@ def compare(
     for mask, table in zip(masks, tables, strict=True):
         matrix = ConfusionMatrix(label_set.num_classes)
         matrix.table = table
-        results.append({
-            "name": mask.name, "folder": str(mask.folder), "iou": matrix.iou(), "miou": matrix.miou(ignore),
-            "accuracy": matrix.accuracy(), "confusion": matrix.counts.tolist(),
-        })
-    return results, scores
+        results.append({"name": mask.name, "iou": matrix.iou(), "miou": matrix.miou(ignore),
+                        "confusion": matrix.counts.tolist()})
+    return series.merge(results), [[values[i] for i in firsts(masks)] for values in scores]
+
+
+def firsts(masks: list[Masks]) -> list[int]:
+    """Positions of the first masks of each name: of several seeds, one is shown."""
+    names = [m.name for m in masks]
+    return [names.index(name) for name in dict.fromkeys(names)]
 
 
 def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
     """Indices of the images that "gained" and that "lost" most from the first to the last network.
 
-    In each group, the largest change comes first. With only one network: the first images of the list.
+    In each group, the largest change comes first; what lost has not "gained". With only one network: the first images
+    of the list.
     """
     if len(scores[0]) < 2:
         return dict.fromkeys(range(len(scores))[: 2 * count], "")
-    gains = [(after - before, i) for i, (before, *_, after) in enumerate(scores) if not math.isnan(after - before)]
-    ranked = [i for _, i in sorted(gains, key=lambda entry: (-entry[0], entry[1]))]
-    best = ranked[: min(count, len(ranked) - len(ranked) // 2)]
+    gains = {i: after - before for i, (before, *_, after) in enumerate(scores) if not math.isnan(after - before)}
+    ranked = sorted(gains, key=lambda i: (-gains[i], i))
+    best = [i for i in ranked[: min(count, len(ranked) - len(ranked) // 2)] if gains[i] >= 0]
     worst = ranked[len(best) :][::-1][:count]
     return dict.fromkeys(best, "gained") | dict.fromkeys(worst, "lost")
 
@@ -111,10 +117,11 @@ def pictures(pair: Pair, masks: list[Masks], label_set: LabelSet, width: int) ->
     palette = label_set.palette()
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     result = {"input": jpeg(small), "truth": png(shrunk(label, size), palette)}
-    predictions = [read_label(path) for path in pair.masks]
-    for mask, prediction in zip(masks, predictions, strict=True):
-        result[mask.name] = png(shrunk(prediction, size), palette)
-    if len(masks) > 1:
+    shown = firsts(masks)
+    predictions = [read_label(pair.masks[i]) for i in shown]
+    for i, prediction in zip(shown, predictions, strict=True):
+        result[masks[i].name] = png(shrunk(prediction, size), palette)
+    if len(shown) > 1:
         result["change"] = png(shrunk(change(label, predictions[0], predictions[-1]), size), CHANGES)
     return result
 

@@ -4,39 +4,61 @@ function summary() {
   const tiles = $(".tiles");
   const tile = (value, unit, text, klass = "") =>
     tiles.append(make("div", { class: "tile" }, make("b", { class: klass }, value, make("small", {}, unit)), make("span", {}, text)));
-  for (const result of results) tile(percent(result.miou), " % mIoU", result.name);
+  for (const result of results) {
+    const several = result.runs ? `, mean of ${result.runs.length} runs` : "";
+    tile(percent(result.miou), `${plusMinus(result.spread?.miou)} % mIoU`, result.name + several);
+  }
   if (results.length > 1) {
     const gain = minus(results.at(-1).miou, results[0].miou);
     tile(signed(gain), " points", `${results.at(-1).name} against ${results[0].name}`, direction(gain));
   }
   for (const run of results.length ? [] : data.runs) tile(run.iterations.toLocaleString("en"), " iterations", run.name);
-  $("#subtitle").textContent = data.runs.map((run) => `${run.name} (${run.network})`).join(" → ");
+  $("#subtitle").textContent = [...new Set(data.runs.map((run) => `${run.title} (${run.network})`))].join(" → ");
   for (const section of document.querySelectorAll("section:not([hidden]) > h2")) {
     $("nav").append(make("a", { href: `#${section.parentNode.id}` }, section.textContent));
   }
+}
+
+// A value with the deviation of several runs.
+const plusMinus = (deviation) => (deviation === null || deviation === undefined ? "" : ` ± ${percent(deviation)}`);
+const spreads = (value, deviation) => percent(value) + plusMinus(deviation);
+
+function progress() {
+  const { curves, list } = data.progress;
+  if (!curves.length) return;
+  $("#progress").hidden = false;
+  const several = curves.some((curve) => curve.band.length) ? " Lines are means of several runs, bands reach from the lowest to the highest." : "";
+  $("#progress .note").textContent = `The student's mIoU on ${list} in the validations of training.${several}`;
+  const width = Math.max(300, Math.min(1080, document.documentElement.clientWidth - 84));
+  $("#progress").append(chart(`mIoU on ${list}`, curves, { share: true, marks: true, x: "epoch", y: "mIoU", width, height: 300 }));
 }
 
 function classes() {
   if (!results.length) return;
   const [first, last, two] = [results[0], results.at(-1), results.length > 1];
   $("#classes").hidden = false;
-  $("#classes .note").textContent = `IoU in percent: ${data.scores.source}.`;
-  const head = ["Class", ...results.map((result) => result.name), ...(two ? ["Difference"] : []), ""];
-  const row = (label, values, klass = "") => {
+  const runs = results.filter((r) => r.runs).map((r) => ` ${r.name}: ${r.runs.map(percent).join(", ")} (mean ± standard deviation).`);
+  const made = data.scores.made.map((m) => ` ${m.name}: masks by ${m.snapshot}${m.weights === "teacher" ? ", the teacher" : ""}.`);
+  $("#classes .note").textContent = `IoU in percent: ${data.scores.source}.${runs.join("")}${made.join("")}`;
+  const head = ["Class", ...results.map((result) => result.name), ...(two ? ["Difference"] : []), AXIS];
+  const row = (label, values, klass, deviations) => {
     const gain = minus(values.at(-1), values[0]);
     return make("tr", { class: klass }, make("th", { scope: "row" }, ...label),
-      ...values.map((value) => make("td", {}, percent(value))),
+      ...values.map((value, i) => make("td", {}, spreads(value, deviations[i]))),
       two ? make("td", { class: direction(gain) }, signed(gain)) : null, make("td", { class: "bar" }, bar(values)));
   };
   const body = data.classes.map(({ name, colour }, c) => {
     const out = data.ignore.includes(c);
-    return row([swatch(colour), name + (out ? " (not in the mean)" : "")], results.map((r) => r.iou[c] ?? null), out ? "wanting" : "");
+    return row([swatch(colour), name + (out ? " (not in the mean)" : "")], results.map((r) => r.iou[c] ?? null), out ? "wanting" : "",
+      results.map((r) => r.spread?.iou[c]));
   });
   $(".iou").append(make("caption", { class: "skip" }, "IoU per class"),
-    make("thead", {}, make("tr", {}, ...head.map((text) => make("th", { scope: "col" }, text)))),
-    make("tbody", {}, ...body, row(["Mean"], results.map((r) => r.miou))));
+    heads(head), make("tbody", {}, ...body, row(["Mean"], results.map((r) => r.miou), "", results.map((r) => r.spread?.miou))));
   $(".iou thead th:last-child").setAttribute("aria-label", `${first.name} to ${last.name}`);
 }
+
+const AXIS = "0 to 100 %"; // of the bars
+const heads = (texts) => make("thead", {}, make("tr", {}, ...texts.map((text) => make("th", { scope: "col", class: text === AXIS ? "bar" : null }, text))));
 
 // From the first network's value (ring) to the last one's (dot), on an axis from 0 to 100 %.
 function bar(values) {
@@ -120,7 +142,7 @@ function confusion() {
       return make("td", { class: r === c ? "hit" : "", style: `background:rgb(var(--${good ? "heat" : "cold"}) / ${strength.toFixed(2)})${ink}`,
         title: `${data.classes[r].name} predicted as ${data.classes[c].name}: ${isChange ? signed(x) : percent(x)} %` }, text);
     };
-    $(".matrix").replaceChildren(make("thead", {}, make("tr", {}, make("td"),
+    $(".matrix").replaceChildren(make("thead", {}, make("tr", {}, make("td", { class: "corner" }, "true ↓ predicted →"),
       ...data.classes.map(({ name }) => make("th", { scope: "col" }, make("span", {}, name))))),
     make("tbody", {}, ...rows.map((row, r) => make("tr", {}, make("th", { scope: "row" }, data.classes[r].name), ...row.map((x, c) => cell(x, r, c))))));
   };
@@ -128,15 +150,42 @@ function confusion() {
   draw(views[0]);
 }
 
+function why() {
+  // Over the classes that every column has.
+  const means = (columns) => {
+    const whole = data.classes.map((_, c) => c).filter((c) => !data.ignore.includes(c) && columns.every((values) => !values || values[c] !== null));
+    return columns.map((values) => (values && whole.length ? whole.reduce((sum, c) => sum + values[c], 0) / whole.length : null));
+  };
+  if (data.why.some((run) => run.pseudo)) {
+    $("#why .note").append(" Precision: how much of it is right, in all predictions (ring) and in those kept (dot), on the target's training views; the labels for this measure never reach training.");
+  }
+  for (const { name: title, runs, list, epoch, kept, fused, pseudo } of data.why) {
+    $("#why").hidden = false;
+    const head = ["Class", ...(kept ? ["Kept"] : []), ...(pseudo ? ["Precision of all", "Precision of kept", "Difference", AXIS] : [])];
+    const row = (label, share, before, after) => make("tr", {}, make("th", { scope: "row" }, ...label),
+      ...(kept ? [make("td", {}, percent(share))] : []),
+      ...(pseudo ? [percent(before), percent(after)].map((text) => make("td", {}, text)) : []),
+      ...(pseudo ? [make("td", { class: direction(minus(after, before)) }, signed(minus(after, before))),
+        make("td", { class: "bar" }, bar([before, after]))] : []));
+    const at = (values, c) => (values ? values[c] ?? null : null);
+    const rows = data.classes.map(({ name, colour }, c) => row([swatch(colour), name], at(kept, c), at(fused, c), at(pseudo, c)));
+    $("#why").append(make("h3", {}, title), make("p", { class: "note" }, `In percent, on ${list} after epoch ${epoch}${runs > 1 ? `, mean of ${runs} runs` : ""}.`),
+      make("div", { class: "scroll" }, make("table", { class: "shares" }, make("caption", { class: "skip" }, "Pseudo labels per class"),
+        heads(head), make("tbody", {}, ...rows, row(["Mean"], ...means([kept, fused, pseudo]))))));
+  }
+}
+
 function training() {
   for (const run of data.runs) {
     const charts = [
-      chart("Losses", run.losses), chart("Student's mIoU in validation", run.student, { share: true, marks: true }),
-      chart("Teacher's mIoU on the target's training views", run.teacher, { share: true, marks: true }),
-      chart("Share of pixels with a pseudo label", run.kept, { share: true }),
-      chart("Distance between teacher and student", run.distance), chart("Images per second", run.speed), priors(run.prior),
+      chart("Losses", run.losses, { y: "loss" }),
+      chart("Student's mIoU in validation", run.student, { share: true, marks: true, y: "mIoU" }),
+      chart("Teacher's mIoU on the target's training views", run.teacher, { share: true, marks: true, y: "mIoU" }),
+      chart("Share of pixels with a pseudo label", run.kept, { share: true, y: "share" }),
+      chart("Distance between teacher and student", run.distance, { y: "distance" }),
+      chart("Images per second", run.speed, { y: "images per second" }), priors(run.prior),
     ].filter((node) => node !== null);
-    const kind = `${run.kind}: ${run.iterations.toLocaleString("en")} iterations, up to epoch ${run.epochs}. The horizontal axes show iterations.`;
+    const kind = `${run.kind}: ${run.iterations.toLocaleString("en")} iterations, up to epoch ${run.epochs}.`;
     $("#runs").append(make("h3", {}, run.name), make("p", { class: "note" }, kind),
       ...run.warnings.map((text) => make("p", { class: "warning" }, text)), make("div", { class: "grid" }, ...charts));
   }
@@ -148,10 +197,15 @@ function provenance() {
     $("#origins").append(make("div", { class: "origin" }, make("h3", {}, run.name), list(run.origin),
       make("details", {}, make("summary", {}, `${run.changed.length} configuration keys that differ from the defaults`), list(run.changed))));
   }
+  for (const { name, ...facts } of data.scores.made || []) {
+    $("#origins").append(make("div", { class: "origin" }, make("h3", {}, `Masks of ${name}`), list(Object.entries(facts))));
+  }
 }
 
+progress();
 classes();
 images();
+why();
 confusion();
 training();
 provenance();

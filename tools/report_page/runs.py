@@ -59,6 +59,8 @@ def read(folder: Path) -> dict[str, Any]:
         "student": results([row for row in rows["val"] if row["layer"] == "student"], "list"),
         "teacher": results([row for row in rows["val"] if row["layer"] != "student"], "layer"),
         "iou": latest(rows["val"]),
+        "scores": scores(rows["val"]),
+        "why": why(rows),
         "changed": changed(cfg),
         **log(folder / "log.txt"),
     }
@@ -89,7 +91,7 @@ def changed(cfg: CfgNode) -> list[tuple[str, str]]:
 
 def metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of a metrics.jsonl by kind, without a last line cut off by a kill."""
-    rows: dict[str, list[dict[str, Any]]] = {"step": [], "val": [], "prior": []}
+    rows: dict[str, list[dict[str, Any]]] = {"step": [], "val": [], "prior": [], "kept": []}
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -127,6 +129,30 @@ def results(rows: list[dict], key: str) -> list[Curve]:
 def latest(rows: list[dict]) -> dict[str, list[float | None]]:
     """The student's latest IoU per class, by list."""
     return {row["list"]: row["iou"] for row in rows if row["layer"] == "student"}
+
+
+def scores(rows: list[dict]) -> dict[str, list[tuple[int, float]]]:
+    """The student's mIoU (epoch, value) by list; where an epoch was done again, its latest."""
+    found: dict[str, dict[int, float]] = {}
+    for row in rows:
+        if row["layer"] == "student" and row["miou"] is not None and math.isfinite(row["miou"]):
+            found.setdefault(row["list"], {})[row["epoch"]] = row["miou"]
+    return {name: list(values.items()) for name, values in found.items()}
+
+
+def why(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """What the run last measured of its pseudo labels on the target's views, by class; {} where it has not.
+
+    `kept`: the share of the pixels predicted as a class that become pseudo labels. `fused` and `pseudo`: the precision
+    of all predictions, and of those kept; None where the target has no labels to measure with.
+    """
+    last = {row.get("layer", "kept"): row for row in [*rows["val"], *rows["kept"]]}
+    if not last.keys() & {"kept", "pseudo"}:
+        return {}
+    row = last.get("kept") or last["pseudo"]
+    precisions = {layer: last[layer].get("precision") if layer in last else None for layer in ("fused", "pseudo")}
+    return {"epoch": row["epoch"], "list": row["list"], "kept": last["kept"]["kept"] if "kept" in last else None,
+            **precisions}
 
 
 def log(path: Path) -> dict[str, Any]:

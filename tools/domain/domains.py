@@ -18,7 +18,7 @@ from datasets import labels
 from datasets.images import GREY, PALETTE, RGB, RGBA, SUFFIXES
 from datasets.labels import LabelSet
 
-FOLDER = Path(__file__).resolve().parents[1] / "configs" / "domains"
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "domains"
 ALIASES = {"cs": "cityscapes"}
 # How labels hold their classes: bit depth and colour type of the PNGs, and in words.
 ENCODED: dict[str, tuple[tuple[tuple[int, int], ...], str]] = {
