@@ -162,7 +162,7 @@ class SACStep:
         values["self_ce"] = self.descend_target(views, pseudo, weight)  # 4.3 and 4.9
         distributed.sum_gradients(self.student.parameters())
         self.compute.take_step(self.optimiser, self.clip)  # 4.10
-        values["kept"] = (pseudo.label != consistency.IGNORE).sum() / (views.total * pseudo.label[:1].numel())
+        values["kept"] = (pseudo.label != consistency.IGNORE).sum() / (views.total * pseudo.label.shape[1:].numel())
         values["seen"] = classes_in(pseudo.label, len(self.class_prior))
         return distributed.totals(values) | moved
 
