@@ -122,7 +122,8 @@ def check_runs() -> None:
         said = (log / "log.txt").read_text()
         assert "no list to validate on" in said and "last.pth is the result" in said
         rows = [json.loads(line) for line in (log / "metrics.jsonl").read_text().splitlines()]
-        assert {row["kind"] for row in rows} - {"warning"} == {"step"} | ({"prior"} if name == "01_own" else set())
+        of_sac = {"prior", "kept"} if name == "01_own" else set()
+        assert {row["kind"] for row in rows} - {"warning"} == {"step"} | of_sac
         model = checkpoint.load(folder / "last.pth")["model"]
         assert model["backbone.conv2.bias"].shape == (5,)
     assert model["running_conf"].shape == (5,) and model["slow_net.conv2.bias"].shape == (5,)
