@@ -84,7 +84,7 @@ BEHIND |= {f"tools/download_{kind}.sh": "tools/download.py" for kind in ("imagen
 def test_options_exist(page: Path) -> None:
     for file, rest in commands(page):
         given = set(re.findall(r"(?<!\S)--[a-z][\w-]*", rest.partition(" # ")[0]))
-        known = options(BEHIND.get(file, file)) if given else set()
+        known = options(file) | options(BEHIND.get(file, file)) if given else set()
         assert given - known - {"--help"} == set(), f"{file} {rest}"
 
 

@@ -155,7 +155,27 @@ def test_snapshots_are_checked(server, get, tmp_path: Path) -> None:
     get("snapshots", "good.pth", "--url", server.url)
     with pytest.raises(UserError, match="bad.pth is not the file that was expected"):
         get("snapshots", "bad.pth", "--url", server.url)
-    assert there(tmp_path) == {"good.pth": whole}
+    assert {name for name in there(tmp_path) if name.endswith("pth")} == {"good.pth"}
+    assert there(tmp_path)["good.pth"] == whole
+
+
+def test_snapshots_of_one_name_do_not_pass_for_each_other(server, get, tmp_path: Path, capsys) -> None:
+    """Nor does the rest of one complete the beginning of another."""
+    for folder in ("gta", "synthia"):
+        torch.save({"model": {"module.w": torch.ones(2)}, "opt": {}, "epoch": 1, "score": 0.5}, tmp_path / folder)
+        server.files[f"{folder}/same.pth"] = (tmp_path / folder).read_bytes()
+    server.limit = 100
+    with pytest.raises(UserError, match="broke off"):
+        get("snapshots", "same.pth", "--url", f"{server.url}/gta")
+    server.limit = None
+    for complete in (False, True):
+        with pytest.raises(UserError, match="out/same.pth is that of .*/gta/same.pth: --out names another folder"):
+            get("snapshots", "same.pth", "--url", f"{server.url}/synthia")
+        get("snapshots", "same.pth", "--url", f"{server.url}/gta")
+        assert ("there already" in capsys.readouterr().out) == complete
+    (tmp_path / "out/same.pth.url").unlink()
+    get("snapshots", "same.pth", "--url", f"{server.url}/synthia")
+    assert "where it comes from is not known; compare its sum" in capsys.readouterr().out
 
 
 def test_http_only_if_asked_for(server, get, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from core.cli import Parser, UserError, run  # isort: skip
 from tqdm import tqdm
 
 from core import checkpoint
-from core.files import CHUNK, kind_of, sha256
+from core.files import CHUNK, kind_of, read_bytes, sha256, write_bytes
 from core.outputs import OutputFile
 from datasets import sampling
 from tools.hub import encoders
@@ -251,11 +251,14 @@ def main() -> None:
             raise UserError(f"{name!r} is not a file name; --url says in which folder it is")
         check = partial(check_both, kind.check, known) if known else kind.check
         target = (args.out or ROOT / kind.folder) / name
+        address = f"{url.rstrip('/')}/{urllib.parse.quote(name)}"
+        if args.kind == "snapshots":
+            keep_apart(target, address)
         if target.exists() and is_good(target, check, args.force):
             print(f"{target}: there already")
             continue
         OutputFile("--out", target, args.force)
-        fetch(f"{url.rstrip('/')}/{urllib.parse.quote(name)}", target, kind.most, check, args.insecure)
+        fetch(address, target, kind.most, check, args.insecure)
         print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
 
 
@@ -267,6 +270,23 @@ def fetch_encoders(names: Sequence[str], folder: Path, force: bool) -> None:
         target = encoders.download(name, folder, force)
         print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
         print(f"  MODEL.ARCH timm MODEL.ENCODER {name.partition('.')[0]} MODEL.INIT_MODEL {target}")
+
+
+def keep_apart(target: Path, address: str) -> None:
+    """Note where a snapshot comes from, before it does; UserError if the file or its part comes from elsewhere.
+
+    The authors' folders have different files of one name.
+    """
+    note = target.with_name(f"{target.name}.url")
+    there = target.exists() or target.with_name(f"{target.name}.part").exists()
+    known = read_bytes(note).decode(errors="replace").strip() if note.is_file() else ""
+    if there and known and known != address:
+        raise UserError(f"{target} is that of {known}: --out names another folder for {address}")
+    if there and not known:
+        print(f"{target}: where it comes from is not known; compare its sum (docs/reproduction.md, the authors' files)")
+    elif known != address:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(note, f"{address}\n".encode())
 
 
 def check_both(check: Check, known: str, path: Path, name: str) -> None:
