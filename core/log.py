@@ -166,7 +166,6 @@ class Log:
             return
         with self._disk():
             self.folder.mkdir(parents=True, exist_ok=True)
-            LOGGER.removeHandler(self._text)
             self._close()
             self._open(step)
         self.warn(f"{self.folder} has been deleted: a new log starts after iteration {step}")
@@ -239,6 +238,7 @@ class Log:
                 self._close()
 
     def _close(self) -> None:
+        LOGGER.removeHandler(self._text)  # or the next line would open it again
         with ExitStack() as stack:  # close each, even if another fails to write its last data
             for file in (self._text, self.events, self.metrics):
                 stack.callback(file.close)

@@ -142,7 +142,7 @@ def test_validation_waits_for_counts_and_pictures_alone(views: bool, watch: Watc
         else:
             validation.validate(step, "x", position)
     per_batch = {what: n for (_, what), n in watch.waits.items() if what == "bincount"}
-    assert per_batch == {"bincount": 18 if views else 6}
+    assert per_batch == {"bincount": 24 if views else 6}  # teacher, fused, pseudo labels, kept
     others = {who for who, what in watch.waits if what != "bincount"}
     assert others <= {"_colour", "_outcomes", "target"}  # pictures, the table at the end, a picture's heat
     pictures = sum(n for (who, _), n in watch.waits.items() if who in ("_colour", "target"))
