@@ -18,6 +18,7 @@ from runs import Run, Stub
 import datasets
 from core import checkpoint, config, distributed
 from core.compute import dropout_seeds
+from core.files import TEMPORARY
 
 ROOT = Path(__file__).parents[1]
 # Groups larger and smaller than what a process of 2 or of 4 holds, and images whose views are shared unevenly.
@@ -251,7 +252,9 @@ def test_an_inference_may_take_longer_than_the_timeout(runs: dict[int, dict[str,
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files, but for the temporary ones that a kill may leave behind, and that a later run sweeps away."""
+    paths = [path for path in folder.rglob("*") if path.is_file() and not TEMPORARY.fullmatch(path.name)]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
 def test_killed_inference_goes_on_with_what_is_missing(runs: dict[int, dict[str, Run]]) -> None:
