@@ -26,19 +26,6 @@ TOOLS = [convert_train_ids, make_lists, compute_image_weights, evaluate, downloa
 Call = Callable[..., str]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
-    """Call a tool's main as the command line would; returns what it prints."""
-
-    def run(tool: object, *args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["tool", *map(str, args)])
-        capsys.readouterr()
-        tool.main()
-        return capsys.readouterr().out
-
-    return run
-
-
 def save(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels)

@@ -1,7 +1,6 @@
 """configs/domains: each published layout, rendered small, becomes train IDs and lists that check_data.py has no errors
 for; a user's own domains likewise; what a file may say."""
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,19 +19,6 @@ from tools.domain.domains import Pattern
 
 Call = Callable[..., str]
 SIZE = (32, 64)
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
-    """Call a tool's main as the command line would; returns what it prints."""
-
-    def run(tool: object, *args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["tool", *map(str, args)])
-        capsys.readouterr()
-        tool.main()
-        return capsys.readouterr().out
-
-    return run
 
 
 # --- labels as the data sets encode them

@@ -75,8 +75,7 @@ def test_no_more_is_read_than_may_be(tmp_path: Path, source: str) -> None:
 def test_the_temporary_name_is_drawn(tmp_path: Path) -> None:
     seen = []
     for _ in range(20):
-        write = lambda file: seen.append(file.name)  # noqa: E731
-        atomic_write(tmp_path / "file", write)
+        atomic_write(tmp_path / "file", lambda file: seen.append(file.name))
     names = {Path(name).name for name in seen}
     assert len(names) == 20 and not any("file" in name for name in names)
     assert {Path(name).parent for name in seen} == {tmp_path} and os.listdir(tmp_path) == ["file"]

@@ -270,7 +270,11 @@ def test_windows_see_every_pixel_and_change_nothing_for_a_pixelwise_network() ->
     assert torch.equal(Predictor(Pixelwise(), CPU, MEAN, STD, window=(70, 131))(image, True)[1], whole)
     # A progress bar sees each window, at each scale.
     seen = []
-    watch = lambda windows: seen.append(len(windows)) or windows  # noqa: E731
+
+    def watch(windows: list) -> list:
+        seen.append(len(windows))
+        return windows
+
     Predictor(Pixelwise(), CPU, MEAN, STD, (1.0, 2.0), window=(32, 32), watch=watch)(image, True)
     assert seen == [len(list(_starts(h, 32))) * len(list(_starts(w, 32))) for h, w in ((70, 131), (140, 262))]
     # A network that knows where it is in its picture notices the windows.

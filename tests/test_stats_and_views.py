@@ -50,19 +50,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Call = Callable[..., str]
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Call:
-    """Call a tool's main as the command line would; returns what it prints."""
-
-    def run(tool: object, *args: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["tool", *map(str, args)])
-        capsys.readouterr()
-        tool.main()
-        return capsys.readouterr().out
-
-    return run
-
-
 def test_statistics_are_those_of_all_pixels(call: Call, tree: Path, tmp_path: Path) -> None:
     shown = call(dataset_stats, "--list", "source", "--root", tree, "--classes", tree / "classes.yaml",
                  "--json", tmp_path / "stats.json")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which precision a CPU is faster in: without instructions for bfloat16, it takes twenty times as long in it."""
+"""Which precision a CPU is faster in: without instructions for bfloat16, it takes many times as long in it."""
 
 import time
 
