@@ -1,13 +1,14 @@
 """A command from its first import to its last word: requirements, signals, streams, libraries' warnings."""
 
 import ast
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COMMANDS = [ROOT / "train.py", ROOT / "infer_val.py", ROOT / "core" / "torchrun.py"]
 COMMANDS += [path for path in sorted((ROOT / "tools").glob("*.py")) if "run(main)" in path.read_text()]
+
+
+PLAIN = ("lite0_weights.py", "summarise_rows.py")  # steps of launchers, without examples
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
@@ -37,6 +41,15 @@ def test_without_the_requirements_one_line_says_how_to_install_them(path: Path) 
     done = subprocess.run([sys.executable, "-S", *name], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
     assert done.stderr.startswith(f"error: {sys.executable} has no ") and "requirements.txt" in done.stderr
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path.name not in ("torchrun.py", *PLAIN)],
+                         ids=lambda path: path.name)
+def test_help_has_examples(path: Path, call: Callable[..., str], capsys: pytest.CaptureFixture) -> None:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    with pytest.raises(SystemExit, match="0"):
+        call(importlib.import_module(name), "--help")
+    assert "examples:" in capsys.readouterr().out
 
 
 def test_older_pythons_get_far_enough_to_be_told() -> None:

@@ -99,10 +99,12 @@ def test_float64_gives_what_float32_gives_within_its_rounding(name: str, seed: i
         if a is None or not a.is_floating_point():
             assert a is None or (a != b).float().mean() < 2e-3  # where two classes are as good as equal
         elif "minentropy" in name:  # two views may be as certain as each other
-            assert ((a - b).abs() > 1e-4).float().mean() < 2e-3
+            assert ((a - b).abs() > 1e-3).float().mean() < 1e-2
         else:
             assert b.dtype == torch.float64
-            torch.testing.assert_close(a.double(), b, atol=2e-5, rtol=2e-5)
+            # A position is rounded to some 1e-5 pixels, and neighbours differ by up to 10 (at the padding).
+            rounding = 1e-3 if name.startswith(("warp", "fuse_views")) else 1e-5
+            torch.testing.assert_close(a.double(), b, atol=rounding, rtol=rounding)
 
 
 def test_half_precision_is_raised_to_float32() -> None:

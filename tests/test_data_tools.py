@@ -492,13 +492,6 @@ def test_wrong_input_of_evaluate(scene: Path, call: Call, harm: Callable, args: 
 # --- as commands; files
 
 
-@pytest.mark.parametrize("tool", TOOLS)
-def test_help_has_an_example(tool: object, call: Call, capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        call(tool, "--help")
-    assert "examples:" in capsys.readouterr().out
-
-
 def test_a_users_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
     save(tmp_path / "a_labelIds.png", grey(77))
     tool = ROOT / "tools" / "compute_image_weights.py"

@@ -237,7 +237,7 @@ def test_losses_are_not_summed_by_the_cross_entropy(watch: Watch, monkeypatch: p
 def test_statistics_and_metrics_are_float32_under_autocast(baseline: bool) -> None:
     """On the CPU, whose autocast is real."""
     torch.manual_seed(0)
-    cfg = configuration("deeplabv2_resnet18", baseline, *SMALL)
+    cfg = configuration("deeplabv2_resnet18", baseline, *SMALL, "DATASET.CROP_SIZE", "32,32")
     cpu = torch.device("cpu")
     step = build.step(cfg, Compute(cpu, bfloat16=True, micro_batch=2), CLASSES, "")
     before = step.student.model.bn1.running_mean.clone()

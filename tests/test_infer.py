@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import shutil
-import subprocess
 import sys
 import threading
 import zipfile
@@ -654,12 +653,6 @@ def test_golden_masks_of_a_published_snapshot(arch: str, tmp_path: Path) -> None
     with torch.inference_mode():
         ids = predict.logits(golden[f"{arch}/input"]).argmax(1)
     assert torch.equal(ids, golden[f"{arch}/logits_up_argmax"].long())
-
-
-def test_help_has_examples() -> None:
-    command = [sys.executable, "infer_val.py", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0 and "examples:" in shown.stdout and "--resume-output" in shown.stdout
 
 
 def test_names_from_standard_input(infer: Infer, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -295,9 +295,3 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path: Path) -> None:
     done = command("--out", tmp_path, "--size", "0x0")
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
-
-
-def test_help(capsys: pytest.CaptureFixture) -> None:
-    with pytest.raises(SystemExit) as stop:
-        call("--help")
-    assert stop.value.code == 0 and "examples:" in capsys.readouterr().out

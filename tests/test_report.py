@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -381,9 +380,3 @@ def test_screenshot(call: Call, tmp_path: Path) -> None:
 def test_the_screenshots_in_the_documents(name: str) -> None:
     picture = ROOT / "docs/images" / name
     assert picture.stat().st_size < 200_000 and cv2.imread(str(picture)).shape[1] >= 1000
-
-
-def test_help_has_examples() -> None:
-    command = [sys.executable, "tools/report.py", "--help"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert shown.returncode == 0 and "examples:" in shown.stdout and "--masks" in shown.stdout
