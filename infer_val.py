@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from core import config, distributed, visual
@@ -25,6 +24,7 @@ from core.compute import Compute
 from core.files import atomic_write, find_files, sha256, write_bytes
 from core.inference import Predictor, load_network
 from core.outputs import OutputFile, OutputFolder
+from core.progress import bar
 from core.threads import cores
 from datasets import labels, lists
 from datasets.images import SUFFIXES
@@ -190,9 +190,9 @@ def infer(
     workers = min(4, cores() // distributed.size()) if args.workers is None else args.workers
     loader = DataLoader(Images([sample for sample, _ in todo], root), batch_size=None, num_workers=workers)
     pending: deque[Future] = deque()
-    bar = tqdm(loader, unit="image", disable=distributed.rank() != 0, dynamic_ncols=True)
+    watched = bar(loader, distributed.rank() == 0, desc="inferred", unit="image")
     with ThreadPoolExecutor(max(1, min(4, cores() // 2))) as pool:
-        for done, (image, index) in enumerate(bar, 1):
+        for done, (image, index) in enumerate(watched, 1):
             sample, name = todo[int(index)]
             try:
                 ids, probabilities = predict(image, "prob" in args.save)
@@ -242,7 +242,7 @@ def main() -> None:
     args.resume = find_snapshot(args)
     output = Output(args.mask_output_dir, args.save, label_set)
     root, samples = find_images(args, cfg.DATASET.ROOT, output)
-    names = lists.mask_names(samples, renamed=args.dataloader == "cityscapes")
+    names = lists.mask_names(samples, args.dataloader == "cityscapes", with_folders=bool(args.infer_list))
     masks = [path for name in names for path in output.paths(name)]
     inputs = [args.resume, args.cfg, cfg.DATASET.CLASSES, *(os.path.join(root, sample.image) for sample in samples)]
     zipped = OutputFile("--submission", args.submission, args.force, inputs + masks) if args.submission else None
@@ -264,7 +264,7 @@ def main() -> None:
     network = network.to(device, memory_format=torch.channels_last)
     window = tuple(args.window) if args.window else None
     mean, std = cfg.DATASET.MEAN, cfg.DATASET.STD
-    watch = partial(tqdm, unit="window", leave=False, delay=2, disable=None if distributed.rank() == 0 else True)
+    watch = partial(bar, shown=distributed.rank() == 0, unit="window", leave=False, delay=2)
     predict = Predictor(compute.called(network), compute, mean, std, tuple(args.scales), args.flip, window, watch)
     try:
         folder.claim(())  # on other machines: their processes have read the same snapshot

@@ -114,8 +114,10 @@ def _connected(verb: str = "continue") -> Iterator[None]:
 
 
 def stop() -> None:
-    """Leave the processes."""
+    """Leave the processes. Nothing of the group may be left: its threads must end before the interpreter does."""
+    global _agreement
     if dist.is_initialized():
+        _agreement = None
         dist.destroy_process_group()
 
 

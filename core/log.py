@@ -4,7 +4,6 @@ import json
 import logging
 import logging.handlers
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,41 +13,13 @@ import numpy as np
 from tensorboardX import summary
 from tqdm import tqdm
 
-from core import distributed
 from core.cli import UserError
 from core.files import kind_of
+from core.progress import SCREEN
 from core.tensorboard import Events, event_files
 
 LOGGER = logging.getLogger("sac")  # for modules that have no Log
 METRICS = "metrics.jsonl"
-
-
-class _Screen:
-    """stderr, while somebody reads it: a run must not end because its terminal or `tee` has."""
-
-    def write(self, text: str) -> None:
-        try:
-            sys.stderr.write(text)
-        except OSError:
-            pass
-
-    def flush(self) -> None:
-        try:
-            sys.stderr.flush()
-        except OSError:
-            pass
-
-    def isatty(self) -> bool:
-        try:
-            return sys.stderr.isatty()
-        except (AttributeError, ValueError):  # there is none, or it is closed
-            return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
-
-
-SCREEN = _Screen()
 
 
 class _Lines(logging.Handler):
@@ -242,10 +213,3 @@ class Log:
         with ExitStack() as stack:  # close each, even if another fails to write its last data
             for file in (self._text, self.events, self.metrics):
                 stack.callback(file.close)
-
-
-def progress_bar(title: str, total: int, done: int, unit: str) -> tqdm:
-    """A tqdm bar on the first process's terminal, if it has one, that survives the terminal's end."""
-    disable = distributed.rank() != 0 or not SCREEN.isatty()
-    return tqdm(desc=title, total=total, initial=done, unit=unit, mininterval=1.0, leave=False, file=SCREEN,
-                dynamic_ncols=True, disable=disable)

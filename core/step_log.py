@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from core.alarms import Alarms
 from core.cli import UserError
 from core.log import Log
 from core.optim import group_names
+from core.progress import SCREEN, bar
 from core.steps import BaselineStep, SACStep, Values
 from datasets.iterations import Skipped
 
@@ -46,11 +48,13 @@ class StepLog:
         self.log, self.alarms, self.names, self.images = log, alarms, names, images
         self.iterations, self.epochs = iterations, epochs
         self.seconds = 0.0  # per iteration, a moving average
-        self.start()
-
-    def start(self) -> None:
-        """Begin to measure the time."""
         self._clock = self._line = time.perf_counter()
+
+    def start(self, epoch: int, iteration: int) -> tqdm:
+        """Begin to measure the time; the bar of an epoch, from 1, of which so many iterations are done."""
+        self._clock = self._line = time.perf_counter()
+        shown, title = self.log.active and SCREEN.isatty(), f"epoch {epoch}/{self.epochs}"
+        return bar(shown=shown, desc=title, total=self.iterations, initial=iteration, leave=False)
 
     def skipped(self, position: dict[str, int], new: Sequence[Skipped], all_: Sequence[Skipped]) -> None:
         """After an iteration: the files that were skipped in it to metrics.jsonl, those that are new to the log."""

@@ -6,9 +6,9 @@ from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
 from core.cli import MOST_WORKERS, UserError
+from core.progress import bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,7 +31,7 @@ def parallel_map(
         function: called in another thread.
         items: any number.
         workers: threads; 0 = one per core.
-        desc: says on the progress bar what is done. The bar shows on a terminal only.
+        desc: says on the progress bar what is done.
 
     Raises:
         UserError: a number of workers that makes no sense.
@@ -44,7 +44,7 @@ def parallel_map(
     np.empty(31 * 2**20, np.uint8)
     pool = ThreadPool(max(1, min(workers or cores(), len(items))))
     try:
-        yield from tqdm(pool.imap(function, items), desc=desc, total=len(items), unit="file", disable=None)
+        yield from bar(pool.imap(function, items), desc=desc, total=len(items), unit="file")
     finally:
         pool.terminate()
         pool.join()

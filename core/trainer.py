@@ -14,7 +14,7 @@ from core.alarms import Alarms
 from core.cli import Fault, UserError
 from core.distributed import READ, SKIPPED, Agreement, Stopped
 from core.files import write_bytes
-from core.log import Log, progress_bar
+from core.log import Log
 from core.run_folder import Run, provenance
 from core.step_log import Entry, StepLog
 from datasets import Data
@@ -102,8 +102,7 @@ class Trainer:
     def train_epoch(self) -> None:
         """The rest of an epoch."""
         p, i, per_epoch = self.progress, self.intervals, self.data.iterations.per_epoch
-        self.step_log.start()
-        with progress_bar(f"epoch {p.epoch + 1}/{i.epochs}", per_epoch, p.iteration, "it") as bar:
+        with self.step_log.start(p.epoch + 1, p.iteration) as bar:
             while p.iteration < per_epoch:
                 if i.most_iterations and p.step >= i.most_iterations:
                     self.save_last()

@@ -15,8 +15,9 @@ import datasets
 from core import distributed, visual
 from core.alarms import Alarms
 from core.compute import Inputs
-from core.log import Log, progress_bar
+from core.log import Log
 from core.metrics import ConfusionMatrix
+from core.progress import bar
 from core.steps import BaselineStep, SACStep
 from datasets import Data
 from datasets.labels import IGNORE, LabelSet
@@ -120,7 +121,7 @@ class Validation:
     def _watched(self, loader: DataLoader, name: str) -> Iterator[Any]:
         """The loader's batches with a bar; `agree` is called as often on every process, with what went wrong here."""
         batches = datasets.batches(loader)
-        with progress_bar(name, len(loader), 0, "batch") as bar:
+        with bar(shown=self.log.active, desc=name, total=len(loader), unit="batch", leave=False) as watched:
             for _ in range(distributed.largest(len(loader))):
                 batch = error = None
                 try:
@@ -130,7 +131,7 @@ class Validation:
                 self.agree(error)
                 if batch is not None:
                     yield batch
-                    bar.update()
+                    watched.update()
 
     def _colour(self, label: torch.Tensor) -> np.ndarray:
         return visual.colour(label.to("cpu", torch.uint8).numpy(), self.palette)

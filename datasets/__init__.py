@@ -125,9 +125,9 @@ class Data:
 
     def _tables(self, cfg: CfgNode, samples: list[Sample]) -> object:
         """Importance sampling (section 7): float64 [C,M]."""
-        file = cfg.DATASET.SAMPLE_WEIGHTS
-        names = [lists.mask_name(sample.image) for sample in samples]
-        weights = sampling.load_weights(file) if file else None
+        file, names, weights = cfg.DATASET.SAMPLE_WEIGHTS, [sample.image for sample in samples], None
+        if file:
+            names, weights = lists.mask_names(samples), sampling.load_weights(file)
         prior, ignored = cfg.DATASET.SAMPLE_UNIFORM_PRIOR, list(cfg.VAL.IGNORE_CLASS)
         return sampling.cumulative_tables(weights, names, self.num_classes, prior, ignored)
 

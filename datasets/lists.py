@@ -2,6 +2,7 @@
 
 import gc
 import os
+import posixpath
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -136,24 +137,36 @@ def exists(name: str, root: str) -> bool:
     return True
 
 
-def mask_name(image: str, renamed: bool = True) -> str:
-    """File name of an image's mask: base name, `_leftImg8bit` -> `_gtFine_labelIds` if `renamed`, .png."""
-    stem = image.rpartition("/")[2]
+def mask_name(image: str, renamed: bool = True, folders: int = 0) -> str:
+    """File name of an image's mask: base name, `_leftImg8bit` -> `_gtFine_labelIds` if `renamed`, .png.
+
+    The names of so many of the image's `folders` go before it.
+    """
+    *above, stem = posixpath.normpath(image).split("/")
     if "." in stem:
         stem = stem.rpartition(".")[0]
+    stem = "_".join([*above[max(0, len(above) - folders) :], stem])
     return (stem.replace("_leftImg8bit", "_gtFine_labelIds") if renamed else stem) + ".png"
 
 
-def mask_names(samples: Iterable[Sample], renamed: bool = True) -> list[str]:
-    """`mask_name` of every sample, in their order.
+def mask_names(samples: Iterable[Sample], renamed: bool = True, with_folders: bool = True) -> list[str]:
+    """`mask_name` of every sample, in their order, with as many folders as it takes for all to differ.
 
     Raises:
-        UserError: two images would have the same mask, or the same on some file system (see `clash`); it names them.
+        UserError: two images would have the same mask, or the same on some file system (see `clash`), even then; it
+            names them.
     """
     images = [sample.image for sample in samples]
-    names = [mask_name(image, renamed) for image in images]
-    if pair := clash(names):
-        (one, other), (mask, twin) = ([column[i] for i in pair] for column in (images, names))
+    plain = names = [mask_name(image, renamed) for image in images]
+    pair = first = clash(plain)
+    deepest = max((image.count("/") for image in images), default=0) if with_folders else 0
+    for folders in range(1, deepest + 1):
+        if pair is None:
+            break
+        names = [mask_name(image, renamed, folders) for image in images]
+        pair = clash(names)
+    if pair is not None:
+        (one, other), (mask, twin) = ([column[i] for i in first] for column in (images, plain))
         both = f"the mask {mask}" if mask == twin else f"masks, {mask} and {twin}, that some file systems take for one"
         raise UserError(f"{one} and {other}: both have {both}; rename one of the images")
     return names

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import cv2
 import pytest
 import small_tree
 from runs import Process, Run, kill_at, same, wrap
+from shallow_encoders import BLOCKS
 
 from core.build import SOURCE_ONLY
 from core.optim import POWER
 from core.trainer import Trainer
+from models.timm_encoder import TESTED
 
 pytest.importorskip("timm", reason="timm is not installed (requirements-encoders.txt)")
 
@@ -60,6 +63,23 @@ def test_killed_and_continued_it_is_the_same_run(alone: dict[str, Run], tree: Pa
     same(run, alone["sac"])
     scaler = run.last()["run"]["scaler"]
     assert scaler["scale"] > 0 and scaler["_growth_tracker"] + (scaler["scale"] < 65536) > 0
+
+
+def with_few_blocks(name: str, then: Callable[[], object]) -> None:
+    import timm
+
+    timm.create_model = partial(timm.create_model, **BLOCKS[name])
+    then()
+
+
+@pytest.mark.parametrize("name", TESTED)
+def test_every_encoder_killed_and_continued_is_the_same_run(name: str, tree: Path, tmp_path: Path) -> None:
+    keys = f"MODEL.ARCH timm MODEL.ENCODER {name} MODEL.OPT AdamW MODEL.LR 1e-5 TRAIN.NUM_EPOCHS 1".split()
+    whole, killed = (Run(tmp_path / part, tree, *keys) for part in ("whole", "killed"))
+    for run, then, status in ((whole, int, 0), (killed, partial(kill, 3), -signal.SIGKILL), (killed, int, 0)):
+        process = run.start(before=partial(with_few_blocks, name, then))
+        assert process.wait() == status, process.said
+    same(killed, whole)
 
 
 def test_the_rates_are_what_the_schedule_says(alone: dict[str, Run]) -> None:

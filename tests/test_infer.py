@@ -27,9 +27,10 @@ from core.cli import UserError
 from core.compute import Compute
 from core.inference import Predictor, _starts, load_network
 from core.outputs import MADE_BY
-from datasets import labels, lists
+from datasets import labels, lists, sampling
 from models import build
 from models.sac import SAC
+from tools import compute_image_weights, evaluate
 
 ROOT = Path(__file__).parents[1]
 ARCH = "deeplabv2_resnet18"
@@ -137,6 +138,30 @@ def test_a_list(infer: Infer, pictures: Path, capsys: pytest.CaptureFixture) -> 
         assert len(np.unique(expected)) > 2  # else any mask would do
         assert agreement(decoded(out / name), expected) > 0.999
         assert np.array_equal(decoded(out / "cs" / name), labels.CITYSCAPES.to_raw()[decoded(out / name)])
+
+
+def test_images_of_one_name_in_two_folders(
+    infer: Infer, call: Callable[..., str], pictures: Path, tmp_path: Path
+) -> None:
+    """As frames of several drives are named: masks, weights and evaluation tell them apart by their folders."""
+    for drive, image in (("1", "a_leftImg8bit.png"), ("2", "more/b.jpg")):
+        (tmp_path / drive).mkdir()
+        (tmp_path / drive / "frame_leftImg8bit.png").symlink_to(pictures / image)
+        cv2.imwrite(str(tmp_path / drive / "label.png"), np.zeros(rgb(pictures / image).shape[:2], np.uint8))
+    lines = [f"{drive}/frame_leftImg8bit.png {drive}/label.png\n" for drive in "12"]
+    (tmp_path / "drives.txt").write_text("".join(lines))
+    out = infer("--infer-list", "drives", "--save", "ids", "--set", "DATASET.ROOT", tmp_path)
+    names = ["1_frame_gtFine_labelIds.png", "2_frame_gtFine_labelIds.png"]
+    assert files(out) == names
+    whole = infer(out="whole")
+    for name, mask in zip(names, ("a_gtFine_labelIds.png", "b.png"), strict=True):
+        assert np.array_equal(decoded(out / name), decoded(whole / mask))
+    call(compute_image_weights, "--labels", out, "--out", tmp_path / "weights.data")
+    weights, samples = sampling.load_weights(tmp_path / "weights.data"), lists.read("drives", tmp_path)
+    assert sorted(weights) == names == lists.mask_names(samples)
+    assert sampling.cumulative_tables(weights, names, 19, 0.0, []).shape == (19, 2)
+    said = call(evaluate, "--predictions", out, "--list", "drives", "--root", tmp_path)
+    assert "2 images" in said
 
 
 def test_what_is_inferred_does_not_depend_on_what_else_is(infer: Infer, pictures: Path) -> None:

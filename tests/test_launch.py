@@ -409,7 +409,8 @@ def make(project: Project, **more: str) -> tuple[int, str]:
 
 
 ASKED = ["-m pip --version", "-m pip install --quiet --disable-pip-version-check -r requirements.txt -r "
-         "tests/requirements.txt", "-m pytest -x"]  # fmt: skip
+         "tests/requirements.txt"]  # fmt: skip
+TESTS = "-m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder -x"
 
 
 @pytest.mark.parametrize("left", ["nothing", "a folder", "no pip", "interrupted"])
@@ -423,8 +424,8 @@ def test_what_an_interrupted_setup_has_left_is_completed(fresh: Project, left: s
         (venv / "pip").unlink()
     status, err = make(fresh)
     assert status == 0 and err.count("\n") == 1 and err.startswith("installing into ")
-    assert fresh.asked() == ASKED
-    assert make(fresh) == (0, "") and fresh.asked() == [*ASKED, "-m pytest -x"]
+    assert fresh.asked() == [*ASKED, TESTS]
+    assert make(fresh) == (0, "") and fresh.asked() == [*ASKED, TESTS, TESTS]
 
 
 def test_environments_that_cannot_be_made(fresh: Project) -> None:

@@ -129,16 +129,34 @@ def test_mask_names_as_the_images_are(tmp_path: Path) -> None:
     assert lists.mask_name("a/x_leftImg8bit.jpg", renamed=False) == "x_leftImg8bit.png"
 
 
-@pytest.mark.parametrize("other", ["b/x.png", "a/x.jpg", "a/x.png"])
+@pytest.mark.parametrize("other", ["a/x.jpg", "a/x.png", "./a/x.png", "a//x.png", "a/./x.png"])
 def test_masks_of_one_name_are_an_error(other: str) -> None:
     with pytest.raises(UserError, match=r"a/x\.png.*mask x\.png"):
         lists.mask_names([Sample("a/x.png", None), Sample(other, None)])
 
 
 @pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["a/x.png", "b/x.png", "b/y.png"], ["a_x.png", "b_x.png", "b_y.png"]),
+        (["v/1/f_leftImg8bit.jpg", "v/2/f_leftImg8bit.jpg"], ["1_f_gtFine_labelIds.png", "2_f_gtFine_labelIds.png"]),
+        (["a/c/x.png", "b/c/x.png"], ["a_c_x.png", "b_c_x.png"]),
+        (["x.png", "a/x.png"], ["x.png", "a_x.png"]),
+        (["a/X.png", "b/x.png"], ["a_X.png", "b_x.png"]),
+        (["a/x.png", "b/x.png", "b/a_x.png"], ["a_x.png", "b_x.png", "b_a_x.png"]),
+    ],
+)
+def test_folders_tell_images_of_one_name_apart(images: list[str], masks: list[str]) -> None:
+    samples = [Sample(image, None) for image in images]
+    assert lists.mask_names(samples) == masks
+    with pytest.raises(UserError, match="both have"):
+        lists.mask_names(samples, with_folders=False)
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [
-        ("a/Street.png", "b/street.jpg"),
+        ("a/Street.png", "a/street.jpg"),
         ("x_LEFTIMG8BIT.png", "x_leftimg8bit.png"),
         ("caf\u00e9.png", "cafe\u0301.png"),  # composed and decomposed
         ("CAFE\u0301.png", "caf\u00e9.png"),

@@ -29,7 +29,7 @@ def step(bfloat16: bool) -> core.steps.SACStep:
 def losses(training: core.steps.SACStep, steps: int) -> list[tuple[float, float]]:
     rows = []
     for i in range(steps):
-        values = training(batches.source(2, SIZE, CLASSES, i), batches.views(2, 2, SIZE, 10 + i), i)
+        values = training(batches.source(1, SIZE, CLASSES, i), batches.views(1, 2, SIZE, 10 + i), i)
         rows.append((values["loss_ce"].item(), values["self_ce"].item()))
     return rows
 

@@ -47,6 +47,6 @@ def test_locked_installs_the_lock_alone(tmp_path: Path) -> None:
         subprocess.run(command, check=True, capture_output=True)
         asked[locked] = (tmp_path / "asked").read_text().splitlines()
         (tmp_path / "asked").unlink()
-    assert [line.split()[1:3] for line in asked["1"]] == [["pip", "--version"], ["pip", "install"], ["pytest", "-x"]]
+    assert [line.split()[1:3] for line in asked["1"]] == [["pip", "--version"], ["pip", "install"], ["pytest", "-n"]]
     assert asked["1"][1].endswith("-r requirements.lock")
     assert asked[""][1].endswith("-r requirements.txt -r tests/requirements.txt")

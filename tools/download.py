@@ -32,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from core.cli import Parser, UserError, run  # isort: skip
 
-from tqdm import tqdm
 
 from core import checkpoint
 from core.files import CHUNK, kind_of, read_bytes, sha256, write_bytes
 from core.outputs import OutputFile
+from core.progress import bar
 from datasets import sampling
 from tools.hub import encoders
 
@@ -212,11 +212,10 @@ def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
         length = response.headers.get("Content-Length") or ""
         size = have + int(length) if re.fullmatch("[0-9]{1,18}", length) else None
         name = url.rpartition("/")[2]
-        bar = tqdm(desc=name, initial=have, total=size, unit="B", unit_scale=True, disable=None)
-        with bar:
+        with bar(desc=name, initial=have, total=size, unit="B", unit_scale=True) as watched:
             while have <= most and (size or 0) <= most and (chunk := response.read(CHUNK)):
                 have += file.write(chunk)
-                bar.update(len(chunk))
+                watched.update(len(chunk))
     if have > most or (size or 0) > most:
         file.truncate(0)
         raise UserError(f"{url} has more than the {most / 1e9:g} GB that such a file may have; is it the right one?")

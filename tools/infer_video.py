@@ -19,11 +19,11 @@ from core.cli import Parser, UserError, run  # isort: skip
 import cv2
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from core import visual
 from core.files import find_files
 from core.outputs import OutputFile
+from core.progress import bar
 from core.segment import Segmenter, load
 from datasets.images import SUFFIXES, read_image
 
@@ -124,7 +124,7 @@ def drawn(segment: Segmenter, frame: np.ndarray, beside: bool) -> np.ndarray:
 def write(video: Video, segment: Segmenter, path: Path, beside: bool) -> int:
     """Write the video to a path; how many frames it has. UserError where the codec is missing or the disk full."""
     writer, done = None, 0
-    for frame in tqdm(frames(video), total=video.count or None, unit="frame", disable=None):
+    for frame in bar(frames(video), desc="inferred", total=video.count or None, unit="frame"):
         picture = drawn(segment, frame, beside)
         if writer is None:
             codec = CODECS[path.suffix.lower()]

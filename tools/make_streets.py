@@ -26,10 +26,10 @@ from core.cli import SEED, WORKERS, Parser, UserError, run, whole  # isort: skip
 import cv2
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from core.files import read_bytes, write_bytes
 from core.outputs import OutputFile
+from core.progress import bar
 from core.threads import cores
 from datasets.labels import CITYSCAPES
 from tools.domain import domains
@@ -126,13 +126,13 @@ def make(scene: Scene) -> bool:
 
 def make_all(scenes: list[Scene], workers: int) -> Iterator[bool]:
     """Yield `make` of every scene, in several processes, since threads would have to take turns."""
-    bar = partial(tqdm, desc="rendering", total=len(scenes), unit="image", disable=None)
+    watched = partial(bar, desc="rendering", total=len(scenes), unit="image")
     workers = min(workers or cores(), len(scenes))
     if workers == 1:
-        yield from bar(map(make, scenes))
+        yield from watched(map(make, scenes))
         return
     with multiprocessing.get_context("fork").Pool(workers, cv2.setNumThreads, (1,)) as pool:
-        yield from bar(pool.imap(make, scenes, chunksize=4))
+        yield from watched(pool.imap(make, scenes, chunksize=4))
 
 
 def contact_sheet(columns: list[list[Scene]]) -> bytes:

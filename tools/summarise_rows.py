@@ -67,10 +67,11 @@ def picture(args: Namespace) -> np.ndarray:
     """Input, truth and the masks of each training side by side, for images spread over the list; headings, legend."""
     samples, label_set = lists.read(args.list, str(args.root), labels=True), labels.load(args.classes)
     palette, rows, seen = label_set.palette(), [], set()
-    for sample in samples[:: max(1, len(samples) // PICTURES)][:PICTURES]:
+    names = lists.mask_names(samples)
+    for sample, name in list(zip(samples, names, strict=True))[:: max(1, len(samples) // PICTURES)][:PICTURES]:
         image = read_image(args.root / sample.image)
         masks = [read_label(args.root / sample.label)]
-        masks += [read_label(folder / lists.mask_name(sample.image)) for folder in args.masks.values()]
+        masks += [read_label(folder / name) for folder in args.masks.values()]
         rows.append([image, *(visual.colour(mask, palette) for mask in masks)])
         seen |= {int(c) for mask in masks for c in np.unique(mask)}
     headings = ["input", "truth", *(args.titles[name] for name in args.masks)]

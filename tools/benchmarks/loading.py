@@ -97,7 +97,7 @@ def growth(folder: Path, settings: Settings) -> list[Row]:
 
 def drawing(samples: Sequence[lists.Sample], path: Path, policy: ViewPolicy) -> dict[str, float]:
     """Seconds to open a weights file of these samples, microseconds to draw an image in epoch 0 and 1000."""
-    names = [lists.mask_name(sample.image) for sample in samples]
+    names = lists.mask_names(samples)
     classes = CLASSES - 1  # the last one is not weighted
     shares = {name: {c: 0.0 for c in range(i % 3, classes, 3)} for i, name in enumerate(names)}
     for c in range(classes):
