@@ -168,7 +168,8 @@ def mask_names(samples: Iterable[Sample], renamed: bool = True, with_folders: bo
     if pair is not None:
         (one, other), (mask, twin) = ([column[i] for i in first] for column in (images, plain))
         both = f"the mask {mask}" if mask == twin else f"masks, {mask} and {twin}, that some file systems take for one"
-        raise UserError(f"{one} and {other}: both have {both}; rename one of the images")
+        advice = "" if with_folders else ", or infer by a list (--infer-list): its masks are named by folder, too"
+        raise UserError(f"{one} and {other}: both have {both}; rename one of the images{advice}")
     return names
 
 
