@@ -74,12 +74,13 @@ def with_few_blocks(name: str, then: Callable[[], object]) -> None:
 
 @pytest.mark.parametrize("name", TESTED)
 def test_every_encoder_killed_and_continued_is_the_same_run(name: str, tree: Path, tmp_path: Path) -> None:
-    keys = f"MODEL.ARCH timm MODEL.ENCODER {name} MODEL.OPT AdamW MODEL.LR 1e-5 TRAIN.NUM_EPOCHS 1".split()
-    whole, killed = (Run(tmp_path / part, tree, *keys) for part in ("whole", "killed"))
-    for run, then, status in ((whole, int, 0), (killed, partial(kill, 3), -signal.SIGKILL), (killed, int, 0)):
+    keys = f"MODEL.ARCH timm MODEL.ENCODER {name} MODEL.OPT AdamW MODEL.LR 1e-5 TRAIN.MAX_ITER 3 TRAIN.SNAPSHOT_ITER 1"
+    whole, killed = (Run(tmp_path / part, tree, *keys.split()) for part in ("whole", "killed"))
+    for run, then, status in ((whole, int, 0), (killed, partial(kill, 2), -signal.SIGKILL), (killed, int, 0)):
         process = run.start(before=partial(with_few_blocks, name, then))
         assert process.wait() == status, process.said
-    same(killed, whole)
+    assert "1 iterations in all" in (killed.logs / "log.txt").read_text()
+    same(killed, whole, validated=False)
 
 
 def test_the_rates_are_what_the_schedule_says(alone: dict[str, Run]) -> None:

@@ -19,7 +19,7 @@ MB = 1e6
 
 
 def configuration(name: str, *pairs: str) -> config.CfgNode:
-    small = ["MODEL.ARCH", "deeplabv2_resnet18", "DATASET.CROP_SIZE", "96,192", "TRAIN.BATCH_SIZE", "3",
+    small = ["MODEL.ARCH", "deeplabv2_resnet18", "DATASET.CROP_SIZE", "128,256", "TRAIN.BATCH_SIZE", "3",
              "TRAIN.NUM_GROUPS", "1"]
     return config.load(str(ROOT / "configs" / name), [*small, *pairs])[0]
 

@@ -161,7 +161,7 @@ def test_images_of_one_name_in_two_folders(
     assert sorted(weights) == names == lists.mask_names(samples)
     assert sampling.cumulative_tables(weights, names, 19, 0.0, []).shape == (19, 2)
     said = call(evaluate, "--predictions", out, "--list", "drives", "--root", tmp_path)
-    assert "2 images" in said
+    assert "images: 2\n" in said
 
 
 def test_what_is_inferred_does_not_depend_on_what_else_is(infer: Infer, pictures: Path) -> None:
