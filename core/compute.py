@@ -208,5 +208,5 @@ def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
     here = distributed.share(total)
     seeds = torch.empty(here.stop - here.start, dtype=torch.int64)
     for i, place in enumerate(range(here.start, here.stop)):
-        seeds[i] = int(np.random.SeedSequence((*key, place)).generate_state(1, np.uint64)[0] >> 1)
+        seeds[i] = int(np.random.SeedSequence((*key, place)).generate_state(1, np.uint64)[0]) >> 1
     return seeds
