@@ -114,10 +114,12 @@ def _connected(verb: str = "continue") -> Iterator[None]:
 
 
 def stop() -> None:
-    """Leave the processes. Nothing of the group may be left: its threads must end before the interpreter does."""
-    global _agreement
+    """Leave the processes."""
     if dist.is_initialized():
-        _agreement = None
+        # A thread of the back end may still be letting go of the last exchange's tensors, for which it needs the
+        # interpreter: one that ends meanwhile would abort the process. For the same reason _agreement stays as it is:
+        # taking a group apart waits for its threads, and keeps the interpreter from them (seen with torch 2.6).
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
