@@ -104,7 +104,7 @@ def _check_tensors(content: Any) -> None:
     for path, value in _tensors(content):
         name = repr(path[:100])
         dense = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type == "cpu"
-        if not dense or value.is_neg():
+        if not dense or value.is_nested or value.is_neg():
             raise _Refused(f"holds {name}, which is not a dense tensor")
         if value.dtype not in KINDS:
             raise _Refused(f"holds {name}, a tensor of {value.dtype}, where plain numbers are expected")

@@ -473,7 +473,7 @@ def remove_masks(scene: Path) -> None:
         (lambda s: save(s / "gt" / "1_gtFine_labelIds.png", grey(33, 20, 30)), [], "gt/1_gtFine.*33"),
         (lambda s: (s / "gt" / "0_gtFine_labelIds.png").unlink(), [], "gt/0_gtFine"),
         (lambda s: (s / "val.txt").write_text("images/0_leftImg8bit.png\n"), [], "val.txt:1: no label"),
-        (lambda s: (s / "val.txt").write_text("a/x.png g.png\nb/x.png g.png\n"), [], "mask x.png"),
+        (lambda s: (s / "val.txt").write_text("a/x.png g.png\na/x.jpg g.png\n"), [], "mask x.png"),
         (lambda s: None, ["--list", "none"], "no list 'none'"),
         (lambda s: None, ["--ignore", "19"], "--ignore 19"),
         (lambda s: None, ["--ignore", "x"], "--ignore"),

@@ -146,6 +146,8 @@ def test_paths_are_dropped_by_seed(small: nn.Module) -> None:
 
 def test_onnx_gives_the_same_at_three_sizes(small: nn.Module) -> None:
     pytest.importorskip("onnxruntime")
+    if small.name == "vit_small_patch14_dinov2" and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 computes this encoder's position embeddings in double, which ONNX Runtime does not")
     whole = export.Upsampled(small).eval()
     content = export.to_onnx(whole).SerializeToString()
     for same, error in export.compare(whole, content):
