@@ -1,4 +1,4 @@
-"""How much there is to read: the paper's own part, the trainer, and what one iteration enters."""
+"""How much there is to read: the paper's own part, the trainer, what one iteration enters (`-n 0` prints it)."""
 
 import sys
 from pathlib import Path
