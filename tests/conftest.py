@@ -17,8 +17,8 @@ settings.load_profile("same")
 # What is started in the background ignores Ctrl-C and hands that on: the tests' commands must heed it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LONGEST = ("test_processes.py", "test_device_rules.py", "test_adapt.py", "test_infer.py", "test_precision.py",
-           "test_continuation.py", "test_encoder_steps.py", "test_estimate_memory.py")
+LONGEST = ("test_processes.py", "test_adapt.py", "test_device_rules.py", "test_encoder_runs.py", "test_infer.py",
+           "test_precision.py", "test_continuation.py", "test_encoder_steps.py", "test_estimate_memory.py")
 
 assert NETWORKS["stub"] is Stub and NETWORKS["plain"] is Plain
 
