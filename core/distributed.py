@@ -3,6 +3,7 @@
 What is communicated is visible where it is called, in the trainer; the networks and the method know no processes.
 """
 
+import atexit
 import datetime
 import os
 import signal
@@ -56,6 +57,9 @@ def start(device: str) -> torch.device:
         _check_capability(chosen)
         torch.cuda.set_device(chosen)
     if many:
+        # However this process ends: a thread of the back end may still be letting go of the last exchange's tensors,
+        # for which it needs the interpreter. If that ends meanwhile, the process is aborted.
+        atexit.register(time.sleep, 0.5)
         wait = datetime.timedelta(seconds=patience())
         with _connected("meet"):
             dist.init_process_group("nccl" if cuda else "gloo", timeout=wait)
@@ -116,10 +120,8 @@ def _connected(verb: str = "continue") -> Iterator[None]:
 def stop() -> None:
     """Leave the processes."""
     if dist.is_initialized():
-        # A thread of the back end may still be letting go of the last exchange's tensors, for which it needs the
-        # interpreter: one that ends meanwhile would abort the process. For the same reason _agreement stays as it is:
-        # taking a group apart waits for its threads, and keeps the interpreter from them (seen with torch 2.6).
-        time.sleep(0.1)
+        # _agreement stays as it is: taking its group apart waits for threads that may need the interpreter meanwhile,
+        # and keeps it from them (seen with torch 2.6).
         dist.destroy_process_group()
 
 

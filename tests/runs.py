@@ -80,7 +80,7 @@ class Process:
         self, folder: Path, arguments: list[str], before: Callable[..., None] | None = None, command: str = "train"
     ) -> None:
         self.output = folder / "output.txt"
-        _serve()
+        serve()
         self.process = self.context.Process(target=_run, args=(str(self.output), command, arguments, before))
         self.process.start()
 
@@ -99,7 +99,7 @@ class Process:
 
 
 @cache
-def _serve() -> None:
+def serve() -> None:
     """Start the process that others are forked from, with what they need loaded: each would load it for seconds."""
     Process.context.set_forkserver_preload(["runs", "torch._dynamo"])
     before = os.environ.get("PYTHONPATH")

@@ -91,6 +91,22 @@ def runs(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict
     return result
 
 
+ENDS = """
+from core import distributed
+distributed.start("cpu")
+distributed.gather_values("x")
+raise SystemExit(3)
+"""
+
+
+def test_a_process_may_end_right_after_an_exchange(tmp_path: Path) -> None:
+    """As one does that is refused: it was aborted every other time, where the processors were busy."""
+    (tmp_path / "ends.py").write_text(ENDS)
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "6", tmp_path / "ends.py"]
+    done = subprocess.run([sys.executable, *torchrun], env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert "exitcode  : 3" in done.stderr and "terminate called" not in done.stderr
+
+
 def damaged(folder: Path) -> Path:
     """A tree with an image of each domain that cannot be read."""
     root = folder / "damaged"
