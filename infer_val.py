@@ -11,7 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from core.cli import KEY_VALUE, WORKERS, Parser, UserError, folder_name, run  # isort: skip
+from core.cli import KEY_VALUE, WORKERS, Parser, UserError, cores, folder_name, run  # isort: skip
 
 import cv2
 import numpy as np
@@ -25,7 +25,6 @@ from core.files import atomic_write, find_files, sha256, write_bytes
 from core.inference import Predictor, load_network
 from core.outputs import OutputFile, OutputFolder
 from core.progress import bar
-from core.threads import cores
 from datasets import labels, lists
 from datasets.images import SUFFIXES
 from datasets.source import Images

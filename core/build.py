@@ -16,13 +16,12 @@ from yacs.config import CfgNode
 
 from core import config, distributed, optim, resume
 from core.alarms import Finding, label_findings
-from core.cli import UserError
+from core.cli import UserError, cores
 from core.compute import Compute, Inputs
 from core.log import Log
 from core.metrics import class_counts, without
 from core.recompute import recompute
 from core.steps import BaselineStep, Method, SACStep, no_change
-from core.threads import cores
 from core.validation import Validation
 from datasets import Data, check_shared_memory, labels, shares, target_images
 from datasets.images import DataError, read_label

@@ -101,6 +101,11 @@ SEED = whole(0, 2**32 - 1)
 WORKERS = whole(0, MOST_WORKERS)
 
 
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def folder_name(text: str) -> str:
     """The type of an argument: the name of a folder, which must not lead anywhere else."""
     if text in (".", "..") or re.search(r"[/\\]", text) or not text.isprintable() or not text.strip():

@@ -208,9 +208,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
     pairs = list(pairs)
     if len(pairs) % 2:
         raise UserError(f"--set takes KEY VALUE pairs, but {pairs[-1]!r} has no value")
-    changes = _entries(file) + [
-        (name, value, "--set") for name, value in zip(pairs[::2], pairs[1::2], strict=True)
-    ]
+    changes = _entries(file) + [(name, pair, "--set") for name, pair in zip(pairs[::2], pairs[1::2], strict=True)]
     cfg, notes = defaults(), []
     keys = {key.name: key for key in KEYS}
     for name, value, origin in changes:

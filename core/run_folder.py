@@ -97,12 +97,8 @@ def provenance(device: torch.device) -> dict[str, str]:
         commit = ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
-        "commit": commit,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
+        "commit": commit, "python": platform.python_version(), "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__), "numpy": np.__version__, "opencv": cv2.__version__,
         "device": f"{device.type} ({name})",
         "command": " ".join([os.path.basename(sys.executable), *sys.argv]),
     }

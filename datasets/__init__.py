@@ -87,14 +87,8 @@ class Data:
             unlabelled = TargetTraining(target, self.root, self._tables(cfg, target), view_policy(cfg), seed)
         self.iterations = Iterations(
             self._source(cfg) if cfg.MODEL.BASELINE or not train.TARGET_ONLY else None,
-            unlabelled,
-            lengths=[len(samples) for samples in sources],
-            shares=shares(cfg),
-            batch=train.BATCH_SIZE,
-            groups=target_images(cfg, share[1]),
-            seed=seed,
-            share=share,
-            tries=self.tries,
+            unlabelled, lengths=[len(samples) for samples in sources], shares=shares(cfg), batch=train.BATCH_SIZE,
+            groups=target_images(cfg, share[1]), seed=seed, share=share, tries=self.tries,
         )
         if self.iterations.per_epoch == 0:
             raise UserError(

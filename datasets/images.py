@@ -1,4 +1,4 @@
-"""Image files: reading them upright, what may be wrong with them, what kind of PNG one is, writing masks."""
+"""Image files: reading them upright, what may be wrong with them, what a PNG says of itself."""
 
 import struct
 import warnings
@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (Pillow opens the formats that are imported)
 
 from core.cli import UserError
-from core.files import write_bytes
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 
@@ -20,12 +19,6 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 MAX_PIXELS = 2**28  # 16384 x 16384; more is a mistake or an attack, and would take gigabytes in each loader process
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6  # colour types of PNGs
-COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", 4: "grey with alpha", RGBA: "RGBA"}
-
-# Unfiltered and run-length coded: for areas of one class the fastest to write and to read, and the smallest
-# file. OpenCV before 4.12 knows no filters; its default takes as long and a quarter more space.
-ENCODING = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
 
 # The loader's worker processes are the parallelism: OpenCV's own threads would only compete with them, and a
 # pool of threads does not survive the fork that makes a worker.
@@ -86,9 +79,7 @@ def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
     return label
 
 
-def read_pair(
-    root: str | Path, sample: Sample, num_classes: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(root: str | Path, sample: Sample, num_classes: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Read a sample's image (uint8 [H, W, 3]) and label (uint8 [H, W]), which must have the same size.
 
     Raises:
@@ -147,7 +138,7 @@ def _header(data: bytes, path: str | Path) -> tuple[str, tuple[int, int], int]:
     """
     if data.startswith(SIGNATURE):
         # libpng would complain on stderr in words of its own: it only gets files that are whole.
-        found, exif = _inspect(data)
+        found, exif = inspect(data)
         if found:
             raise DataError(f"{path}: a PNG file that is {found}; replace it")
         if not exif:
@@ -180,31 +171,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels if axis is None else cv2.flip(pixels, axis)
 
 
-def kind(content: bytes, path: str | Path) -> tuple[int, int]:
-    """Bit depth and colour type of a PNG file's content, after checking that it is whole.
-
-    Decoders complain on stderr in words of their own, and some return half of an image, so this comes first.
-    It costs a hundredth of decoding.
-
-    Raises:
-        UserError: not a PNG, truncated, damaged, or too large.
-    """
-    if not content.startswith(SIGNATURE):
-        raise UserError(f"{path} is not a PNG image")
-    if found := problem(content):
-        raise UserError(f"{path} is {found}; get it again")
-    width, height = struct.unpack_from(">II", content, 16)
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{path} has {width}x{height} pixels, at most {MAX_PIXELS} are read; is it a label?")
-    return content[24], content[25]
-
-
-def problem(content: bytes) -> str:
-    """What is wrong with a PNG file's content, "" if nothing."""
-    return _inspect(content)[0]
-
-
-def _inspect(content: bytes) -> tuple[str, bool]:
+def inspect(content: bytes) -> tuple[str, bool]:
     """What is wrong with the chunks of a PNG file's content ("" = nothing), and whether one of them holds EXIF."""
     start, view, exif = len(SIGNATURE), memoryview(content), False
     if content[12:16] != b"IHDR":
@@ -222,8 +189,3 @@ def _inspect(content: bytes) -> tuple[str, bool]:
         exif |= name == b"eXIf" or content[start + 8 : start + 29] == b"Raw profile type exif"
         start = end + 4
     return "truncated", exif
-
-
-def write_mask(path: str | Path, mask: np.ndarray) -> None:
-    """Write a mask, uint8 [H, W], as an 8-bit grey PNG, whole or not at all; UserError if the disk refuses."""
-    write_bytes(path, cv2.imencode(".png", mask, ENCODING)[1].tobytes(), durable=False)

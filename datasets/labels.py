@@ -97,11 +97,6 @@ CITYSCAPES = LabelSet(
     raw_to_train={raw: train for train, (_, raw, _) in enumerate(_CITYSCAPES)},
 )
 
-# SYNTHIA's evaluation protocols leave out these train IDs.
-SYNTHIA_16 = (9, 14, 16)
-SYNTHIA_13 = (3, 4, 5, 9, 14, 16)
-
-
 def load(name_or_path: str) -> LabelSet:
     """The label set "cityscapes", or the one described by a YAML file.
 
@@ -121,12 +116,6 @@ def load(name_or_path: str) -> LabelSet:
         return _label_set(name_or_path, content)
     except ValueError as error:
         raise UserError(f"{name_or_path}: {error}") from None
-
-
-def of_masks(folder: Path, given: str = "") -> LabelSet:
-    """The label set of a folder of masks: `given`, or what infer_val.py has said there, or Cityscapes'."""
-    beside = folder / BESIDE_MASKS
-    return load(given or (str(beside) if beside.is_file() else CITYSCAPES.name))
 
 
 def say_beside_masks(folder: Path, label_set: LabelSet) -> None:

@@ -173,16 +173,6 @@ def mask_names(samples: Iterable[Sample], renamed: bool = True, with_folders: bo
     return names
 
 
-def masks_in(folder: Path, samples: Sequence[Sample]) -> list[Path]:
-    """Every sample's mask in a folder that infer_val.py wrote; UserError if some are missing, or as `mask_names`."""
-    paths = [folder / name for name in mask_names(samples)]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        some = f"{len(missing)} of {len(paths)} masks are missing, first: {missing[0]}"
-        raise UserError(f"{some}; infer_val.py writes them")
-    return paths
-
-
 def clash(names: Sequence[str]) -> tuple[int, int] | None:
     """Positions of the first two names that some file system takes for one: but for case and Unicode form, equal."""
     first: dict[str, int] = {}

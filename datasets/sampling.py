@@ -61,10 +61,7 @@ def load_weights(path: str | Path) -> Weights:
 
 
 def cumulative_tables(
-    weights: Mapping[str, Mapping[int, float]] | None,
-    names: Sequence[str],
-    num_classes: int,
-    uniform_prior: float,
+    weights: Mapping[str, Mapping[int, float]] | None, names: Sequence[str], num_classes: int, uniform_prior: float,
     ignore: Collection[int] = (),
 ) -> np.ndarray:
     """Cumulative probability of the images, for each class.

@@ -119,15 +119,8 @@ class SourceTraining(Dataset):
     """
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        root: str | Path,
-        augmentation: Augmentation,
-        *,
-        num_classes: int | None = None,
-        game_size: Size | None = None,
-        seed: int = 0,
-        ignored: Sequence[int] = (),
+        self, samples: Sequence[Sample], root: str | Path, augmentation: Augmentation, *,
+        num_classes: int | None = None, game_size: Size | None = None, seed: int = 0, ignored: Sequence[int] = (),
         first: int = 0,
     ) -> None:
         self.samples, self.root, self.augmentation = samples, root, augmentation
@@ -184,14 +177,8 @@ class Validation(Dataset):
     """Labelled images, never augmented: the centre crop (VAL_CROP) or all of it, resized to CROP_SIZE."""
 
     def __init__(
-        self,
-        samples: Sequence[Sample],
-        root: str | Path,
-        *,
-        crop_size: Size,
-        crop: bool = True,
-        num_classes: int | None = None,
-        game_size: Size | None = None,
+        self, samples: Sequence[Sample], root: str | Path, *, crop_size: Size, crop: bool = True,
+        num_classes: int | None = None, game_size: Size | None = None,
     ) -> None:
         """`crop`: VAL_CROP; `num_classes`: to check labels."""
         self.samples, self.root = samples, root

@@ -120,12 +120,8 @@ def normalise(image: Tensor, padding: Tensor | None, mean: Sequence, std: Sequen
 
 
 def renormalised(
-    mean: Sequence[float],
-    std: Sequence[float],
-    source_mean: Sequence[float],
-    source_std: Sequence[float],
-    target_mean: Sequence[float],
-    target_std: Sequence[float],
+    mean: Sequence[float], std: Sequence[float], source_mean: Sequence[float], source_std: Sequence[float],
+    target_mean: Sequence[float], target_std: Sequence[float],
 ) -> tuple[list[float], list[float]]:
     """Mean and standard deviation that map the source's statistics to the target's (RENORM_SOURCE, section 6)."""
     centre = [

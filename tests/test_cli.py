@@ -124,7 +124,7 @@ def test_names_of_folders(name: str) -> None:
 
 
 def test_workers_of_the_tools() -> None:
-    from core.threads import parallel_map
+    from tools.batch.threads import parallel_map
 
     assert list(parallel_map(abs, [-1, 2], workers=1024)) == [1, 2]
     for workers in (-1, 1025, 10**6):

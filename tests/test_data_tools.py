@@ -15,10 +15,11 @@ from PIL import Image
 
 from core.cli import UserError
 from core.files import atomic_write, sweep
-from core.threads import parallel_map
-from datasets import images, labels, lists
+from datasets import labels, lists
 from datasets.sampling import load_weights
 from tools import compute_image_weights, convert_train_ids, download, evaluate, make_lists
+from tools.batch import png
+from tools.batch.threads import parallel_map
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden"
@@ -559,7 +560,7 @@ def test_parallel_map_keeps_the_order_and_stops_at_errors() -> None:
 def test_masks_are_small_and_read_back(tmp_path: Path) -> None:
     mask = np.zeros((64, 128), np.uint8)
     mask[20:40, 30:90] = 13
-    images.write_mask(tmp_path / "new" / "m.png", mask)
+    png.write_mask(tmp_path / "new" / "m.png", mask)
     assert np.array_equal(decoded(tmp_path / "new" / "m.png"), mask)
     content = (tmp_path / "new" / "m.png").read_bytes()
-    assert images.kind(content, "m.png") == (8, images.GREY) and len(content) < 1000
+    assert png.kind(content, "m.png") == (8, png.GREY) and len(content) < 1000

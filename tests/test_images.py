@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from core.cli import UserError
 from datasets import images
 from datasets.images import DataError, read_image, read_label
+from tools.batch.png import kind
 
 
 def write(path: Path, pixels: np.ndarray, mode: str | None = None) -> None:
@@ -264,7 +265,7 @@ def test_files_that_are_not_read(tmp_path: Path, capfd: pytest.CaptureFixture, k
 
 def test_a_raw_label_that_promises_gigabytes() -> None:
     with pytest.raises(UserError, match=r"^a\.png has 30000x30000 pixels"):
-        images.kind(promise("PNG"), "a.png")
+        kind(promise("PNG"), "a.png")
 
 
 @pytest.mark.parametrize("suffix", ["webp", "tif", "png"])

@@ -31,6 +31,7 @@ from datasets import labels, lists, sampling
 from models import build
 from models.sac import SAC
 from tools import compute_image_weights, evaluate
+from tools.batch.masks import of_masks
 
 ROOT = Path(__file__).parents[1]
 ARCH = "deeplabv2_resnet18"
@@ -402,10 +403,10 @@ def own_classes(folder: Path) -> list[str]:
 
 def test_masks_say_which_classes_they_hold(infer: Infer, tmp_path: Path) -> None:
     out = infer(*own_classes(tmp_path))
-    found = labels.of_masks(out)
+    found = of_masks(out)
     assert found.names[18] == "c18" and found.colours[18] == (18, 0, 9)
-    assert labels.of_masks(out, "cityscapes") is labels.CITYSCAPES
-    assert labels.of_masks(infer("--force")) is labels.CITYSCAPES  # the same folder
+    assert of_masks(out, "cityscapes") is labels.CITYSCAPES
+    assert of_masks(infer("--force")) is labels.CITYSCAPES  # the same folder
 
 
 def test_classes_beside_masks_keep_the_rule(infer: Infer, tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from core.cli import UserError
-from datasets import images
 from datasets.labels import CITYSCAPES
 from tools import make_streets
+from tools.batch import png
 from tools.domain import domains
 from tools.streets.painter import NEAR, Painter, clip, panels
 from tools.streets.render import LABEL_IDS, lay_ground, render
@@ -90,22 +90,22 @@ def test_no_two_images_are_the_same(tree: Path) -> None:
 
 def test_names_and_formats(tree: Path) -> None:
     patterns = {
-        r"game/images/0000[123]\.png": (8, images.RGB, 3, (120, 66)),
-        r"game/labels/0000[123]\.png": (8, images.PALETTE, 3, (120, 66)),
-        r"synthia/RGB/000000[01]\.png": (8, images.RGB, 2, (100, 66)),
-        r"synthia/GT/LABELS/000000[01]\.png": (16, images.RGB, 2, (100, 66)),
-        r"cityscapes/leftImg8bit/train/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 3, (128, 64)),
-        r"cityscapes/leftImg8bit/val/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 2, (128, 64)),
-        r"cityscapes/leftImg8bit/test/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, images.RGB, 1, (128, 64)),
-        r"cityscapes/gtFine/train/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, images.GREY, 3, (128, 64)),
-        r"cityscapes/gtFine/val/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, images.GREY, 2, (128, 64)),
+        r"game/images/0000[123]\.png": (8, png.RGB, 3, (120, 66)),
+        r"game/labels/0000[123]\.png": (8, png.PALETTE, 3, (120, 66)),
+        r"synthia/RGB/000000[01]\.png": (8, png.RGB, 2, (100, 66)),
+        r"synthia/GT/LABELS/000000[01]\.png": (16, png.RGB, 2, (100, 66)),
+        r"cityscapes/leftImg8bit/train/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 3, (128, 64)),
+        r"cityscapes/leftImg8bit/val/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 2, (128, 64)),
+        r"cityscapes/leftImg8bit/test/(\w+)/\1_\d{6}_\d{6}_leftImg8bit\.png": (8, png.RGB, 1, (128, 64)),
+        r"cityscapes/gtFine/train/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, png.GREY, 3, (128, 64)),
+        r"cityscapes/gtFine/val/(\w+)/\1_\d{6}_\d{6}_gtFine_labelIds\.png": (8, png.GREY, 2, (128, 64)),
     }
     found = files(tree)
     for pattern, (depth, colour, number, size) in patterns.items():
         names = [name for name in found if re.fullmatch(pattern, name)]
         assert len(names) == number, pattern
         for name in names:
-            assert images.kind(found.pop(name), name) == (depth, colour)
+            assert png.kind(found.pop(name), name) == (depth, colour)
             assert Image.open(tree / name).size == size
     assert set(found) == {"toy_streets.json", "sheet.png"}
 

@@ -20,11 +20,11 @@ import numpy as np
 
 from core import config
 from core.files import write_bytes
-from core.threads import parallel_map
 from datasets import GTA5_LISTS, lists
 from datasets.images import read_image, read_label, read_pair
 from datasets.lists import Sample
 from datasets.transforms import resize, whole
+from tools.batch.threads import parallel_map
 
 EXAMPLES = """examples:
   python tools/cache_images.py --lists train_game_9K train_cityscapes --out data_fast

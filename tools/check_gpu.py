@@ -17,10 +17,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import Parser, UserError, run  # isort: skip
+from core.cli import Parser, UserError, cores, run  # isort: skip
 
 from core.files import write_bytes
-from core.threads import cores
 from datasets import lists
 from tools.benchmarks.material import Settings, render
 from tools.gpu_check import device

@@ -20,12 +20,13 @@ import numpy as np
 from core.files import find_files
 from core.metrics import class_counts
 from core.outputs import OutputFile
-from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet
 from datasets.lists import Sample
 from datasets.sampling import Weights, write_weights
+from tools.batch.masks import of_masks
+from tools.batch.threads import parallel_map
 
 EXAMPLES = """examples:
   python tools/compute_image_weights.py --labels masks/resnet101_gta --out data/cs_weights_resnet101_gta.data
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
-    classes = labels.of_masks(args.labels, args.classes)
+    classes = of_masks(args.labels, args.classes)
     paths = find(args.labels, args.ext)
     names = lists.mask_names([Sample(path.name, None) for path in paths])
     output = OutputFile("--out", args.out, args.force, [classes.name, *paths])

@@ -28,9 +28,10 @@ import numpy as np
 
 from core.files import find_files, sweep
 from core.outputs import OutputFolder, refuse_inputs
-from core.threads import parallel_map
 from datasets import images, labels, lists
 from datasets.labels import LabelSet
+from tools.batch import png
+from tools.batch.threads import parallel_map
 from tools.domain import domains
 from tools.domain.domains import Domain
 from tools.domain.raw import read_raw, to_train
@@ -63,13 +64,13 @@ def is_done(path: Path) -> bool:
         content = path.read_bytes()
     except OSError:
         content = b""  # if it is there all the same, writing tells what is wrong
-    if not content.startswith(images.SIGNATURE) or images.problem(content):
+    if not content.startswith(images.SIGNATURE) or images.inspect(content)[0]:
         if content and not content.startswith(images.SIGNATURE[:4]):
             raise UserError(f"{path} is not a PNG image; --force replaces it, or choose another --ann-out")
         return False  # a power failure may cut a file off
-    depth, colour = images.kind(content, path)
-    if (depth, colour) != (8, images.GREY):
-        found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')} PNG"
+    depth, colour = png.kind(content, path)
+    if (depth, colour) != (8, png.GREY):
+        found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')} PNG"
         raise UserError(f"{path} is a {found}, not a converted label; --force replaces it, or choose another --ann-out")
     return True
 
@@ -100,7 +101,7 @@ def convert(files: tuple[Path, Path], task: Task, table: np.ndarray, force: bool
     ignored = int(np.count_nonzero(label == labels.IGNORE))
     if ignored == label.size:
         return Outcome(target, label.shape, ignored, tuple(np.unique(raw).tolist()))
-    images.write_mask(target, label)
+    png.write_mask(target, label)
     return Outcome(target, label.shape, ignored)
 
 
@@ -120,7 +121,7 @@ def write_void(outcomes: list[Outcome], task: Task) -> None:
         raise UserError(f"nothing was written: every pixel of the {len(void)} labels, first {task.files[0][0]}, would "
                         f"be ignored; their {what} are {some}; {right}")
     for outcome in void:
-        images.write_mask(outcome.target, np.full(outcome.size, labels.IGNORE, np.uint8))
+        png.write_mask(outcome.target, np.full(outcome.size, labels.IGNORE, np.uint8))
 
 
 def find(ann_data: Path, ann_out: Path, ending: str) -> list[tuple[Path, Path]]:

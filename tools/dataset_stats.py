@@ -18,11 +18,11 @@ import numpy as np
 
 from core.metrics import class_counts
 from core.outputs import OutputFile
-from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
+from tools.batch.threads import parallel_map
 from tools.domain.look import mean_std, moments
 
 EXAMPLES = """examples:

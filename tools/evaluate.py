@@ -22,11 +22,13 @@ from torch import Tensor
 
 from core.metrics import ConfusionMatrix, pair_counts
 from core.outputs import OutputFile
-from core.threads import parallel_map
 from datasets import labels, lists
 from datasets.images import read_label
 from datasets.labels import LabelSet
+from tools.batch.masks import masks_in, of_masks
+from tools.batch.threads import parallel_map
 
+SYNTHIA_16, SYNTHIA_13 = (9, 14, 16), (3, 4, 5, 9, 14, 16)  # train IDs that SYNTHIA's protocols leave out
 EXAMPLES = """examples:
   python tools/evaluate.py --predictions masks/resnet101_gta --list val_cityscapes
   python tools/evaluate.py --predictions masks/synthia --list val_cityscapes --ignore 9 14 16 --json out.json
@@ -37,7 +39,7 @@ def pairs_of(name: str, root: Path, predictions: Path) -> list[tuple[Path, Path]
     """Prediction and label of each sample of a list; UserError if predictions are missing."""
     samples = lists.read(name, str(root), labels=True)
     labelled = [root / str(sample.label) for sample in samples]
-    return list(zip(lists.masks_in(predictions, samples), labelled, strict=True))
+    return list(zip(masks_in(predictions, samples), labelled, strict=True))
 
 
 def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
@@ -67,8 +69,8 @@ def summary(matrix: ConfusionMatrix, classes: LabelSet, ignore: list[int], image
     protocols = classes.names == labels.CITYSCAPES.names
     means = {
         "miou": matrix.miou(ignore),
-        "miou16": matrix.miou(labels.SYNTHIA_16) if protocols else math.nan,
-        "miou13": matrix.miou(labels.SYNTHIA_13) if protocols else math.nan,
+        "miou16": matrix.miou(SYNTHIA_16) if protocols else math.nan,
+        "miou13": matrix.miou(SYNTHIA_13) if protocols else math.nan,
     }
     result = {
         **means,
@@ -113,7 +115,7 @@ def main() -> None:
                         help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
     args = parser.parse_args()
-    classes = labels.of_masks(args.predictions, args.classes)
+    classes = of_masks(args.predictions, args.classes)
     ignore = sorted(set(args.ignore))
     if any(not 0 <= c < classes.num_classes for c in ignore):
         raise UserError(f"--ignore {' '.join(map(str, ignore))}: classes are 0 to {classes.num_classes - 1}")

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from core.cli import SEED, WORKERS, Parser, UserError, run, whole  # isort: skip
+from core.cli import SEED, WORKERS, Parser, UserError, cores, run, whole  # isort: skip
 
 import cv2
 import numpy as np
@@ -30,7 +30,6 @@ from PIL import Image
 from core.files import read_bytes, write_bytes
 from core.outputs import OutputFile
 from core.progress import bar
-from core.threads import cores
 from datasets.labels import CITYSCAPES
 from tools.domain import domains
 from tools.streets.render import LABEL_IDS, render

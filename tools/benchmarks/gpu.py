@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
+from core.cli import cores
 from core.compute import Compute, Source, Views
 from core.steps import SACStep
-from core.threads import cores
 from datasets.iterations import Iterations, Schedule
 from models import NETWORKS
 from tools.benchmarks import loading

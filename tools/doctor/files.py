@@ -12,10 +12,11 @@ import datasets
 from core.alarms import label_findings
 from core.cli import UserError
 from core.metrics import class_counts, without
-from core.threads import parallel_map
 from datasets import images
 from datasets.labels import IGNORE, LabelSet
 from datasets.lists import Sample
+from tools.batch import png
+from tools.batch.threads import parallel_map
 from tools.domain import domains
 from tools.domain.domains import ENCODED, Labels
 
@@ -79,10 +80,10 @@ def check_kind(path: Path) -> None:
     """UserError for a raw label, told by the header of a PNG; other files are left to the decoder."""
     if path.suffix.lower() != ".png" or not path.is_file() or not path.stat().st_size:
         return
-    depth, colour = images.kind(path.read_bytes(), path)
-    if (depth, colour) == (16, images.RGB):
+    depth, colour = png.kind(path.read_bytes(), path)
+    if (depth, colour) == (16, png.RGB):
         raise UserError(f"{path}: a 16-bit RGB PNG, as SYNTHIA's raw labels are; {CONVERT}synthia")
-    if colour == images.PALETTE:
+    if colour == png.PALETTE:
         raise UserError(f"{path}: a palette PNG, as GTA5's raw labels are; {CONVERT}gta, or own")
 
 
@@ -107,9 +108,9 @@ def check_raw(root: Path, label: str, known: list[Labels]) -> None:
         path = root / published.files.fill(values or {})
         if values and path.is_file():
             kinds, words = ENCODED[published.encoding]
-            depth, colour = images.kind(path.read_bytes(), path)
+            depth, colour = png.kind(path.read_bytes(), path)
             if (depth, colour) not in kinds:
-                found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')}"
+                found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')}"
                 raise UserError(f"{path}: {found}, expected {words}; get the raw labels again")
 
 

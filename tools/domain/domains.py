@@ -15,8 +15,9 @@ from core.cli import UserError
 from core.files import find_files, read_yaml
 from core.values import single, written
 from datasets import labels
-from datasets.images import GREY, PALETTE, RGB, RGBA, SUFFIXES
+from datasets.images import SUFFIXES
 from datasets.labels import LabelSet
+from tools.batch.png import GREY, PALETTE, RGB, RGBA
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "domains"
 ALIASES = {"cs": "cityscapes"}

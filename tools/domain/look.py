@@ -10,8 +10,9 @@ import numpy as np
 
 from core.cli import UserError
 from core.files import read_bytes
-from core.threads import parallel_map
 from datasets import images
+from tools.batch import png
+from tools.batch.threads import parallel_map
 from tools.domain.domains import ENCODED
 from tools.domain.raw import read_raw
 
@@ -88,9 +89,9 @@ def at_labels(paths: Sequence[Path], workers: int, what: str) -> Values:
 
 def encoding_of(path: Path) -> str:
     """How a label holds its classes, told by its header."""
-    kind = images.kind(read_bytes(path), path)
+    kind = png.kind(read_bytes(path), path)
     for encoding in ("raw_ids", "palette", "rgb", "red16"):
         if kind in ENCODED[encoding][0]:
             return encoding
-    found = f"{kind[0]}-bit {images.COLOUR_TYPES.get(kind[1], 'unknown')} PNG"
+    found = f"{kind[0]}-bit {png.COLOUR_TYPES.get(kind[1], 'unknown')} PNG"
     raise UserError(f"{path} is a {found}: expected grey or palette with 8 bits, RGB with 8 or 16")

@@ -11,6 +11,7 @@ from core.cli import UserError
 from core.files import read_bytes
 from datasets import images, labels
 from datasets.labels import LabelSet
+from tools.batch import png
 from tools.domain.domains import ENCODED
 
 
@@ -22,11 +23,11 @@ def read_raw(path: Path, encoding: str, origin: str = "--dataset") -> np.ndarray
     """
     kinds, words = ENCODED[encoding]
     content = read_bytes(path)
-    depth, colour = images.kind(content, path)
+    depth, colour = png.kind(content, path)
     if (depth, colour) not in kinds:
-        found = f"{depth}-bit {images.COLOUR_TYPES.get(colour, 'unknown')} PNG"
+        found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')} PNG"
         raise UserError(f"{path} is a {found}, expected {words}; is {origin} right?")
-    if colour == images.PALETTE:
+    if colour == png.PALETTE:
         return read_indices(content, path)
     pixels = images.decode(content, path, cv2.IMREAD_UNCHANGED)
     if encoding == "red16":

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from core import checkpoint, cli
-from core.threads import cores
+from core.cli import cores
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE = 10  # seconds for a process to end in its own way

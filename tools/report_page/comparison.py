@@ -15,10 +15,11 @@ from torch import Tensor
 
 from core.cli import UserError
 from core.metrics import ConfusionMatrix
-from core.threads import parallel_map
 from datasets import lists
 from datasets.images import read_image, read_label
 from datasets.labels import IGNORE, LabelSet
+from tools.batch.masks import masks_in
+from tools.batch.threads import parallel_map
 from tools.report_page import series
 
 # Values and colours of the change picture; pixels that both networks get right are pale.
@@ -44,7 +45,7 @@ class Masks(NamedTuple):
 def pairs_of(name: str, root: Path, masks: list[Masks]) -> list[Pair]:
     """The samples of a labelled list with their masks; UserError if a label or mask is missing."""
     samples = lists.read(name, str(root), labels=True)
-    columns = [lists.masks_in(m.folder, samples) for m in masks]
+    columns = [masks_in(m.folder, samples) for m in masks]
     return [
         Pair(root / s.image, root / str(s.label), list(files))
         for s, *files in zip(samples, *columns, strict=True)

@@ -1,22 +1,16 @@
 """One function over many items on all cores, with a progress bar."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import TypeVar
 
 import numpy as np
 
-from core.cli import MOST_WORKERS, UserError
+from core.cli import MOST_WORKERS, UserError, cores
 from core.progress import bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parallel_map(
