@@ -64,15 +64,15 @@ class ConfusionMatrix:
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ")
+        bins = self.num_classes + 1  # the last is for what is not a class, so no pixels need to be selected
+        dtype = torch.int16 if bins**2 <= 2**15 else torch.int32  # the smallest that holds a number for each pair
+        pairs = torch.add(self._bin(prediction), self._bin(label).to(dtype), alpha=bins)
+        self.table += torch.bincount(pairs.flatten(), minlength=bins**2).view(bins, bins)[:-1]
+
+    def _bin(self, x: Tensor) -> Tensor:
+        """`x` where it is a class, else C."""
         c = self.num_classes
-        # Classes are bins 1 ... C of C+2; values below or above go to the outer two, so no pixels need to be
-        # selected. One number per pixel, in the smallest type that holds it.
-        dtype = torch.int16 if (c + 2) ** 2 <= 2**15 else torch.int32
-        bins = _clamp(label, c, dtype).mul_(c + 2).add_(_clamp(prediction, c, dtype)).add_(c + 3)
-        counts = torch.bincount(bins.flatten(), minlength=(c + 2) ** 2).view(c + 2, c + 2)
-        rows = counts[1 : c + 1]
-        self.table[:, :c] += rows[:, 1 : c + 1]
-        self.table[:, c] += rows[:, 0] + rows[:, c + 1]
+        return x.clamp(max=c) if x.dtype == torch.uint8 else x.long().where((x >= 0) & (x < c), c)
 
     def reduce(self) -> None:
         """Sum over all processes."""
@@ -113,13 +113,6 @@ class ConfusionMatrix:
         table = self.table.cpu()
         hits = table.diagonal()
         return hits, table.sum(1) - hits, table[:, : self.num_classes].sum(0) - hits
-
-
-def _clamp(x: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """A new tensor: `x` where it is a class, else -1 or C."""
-    if x.dtype == torch.uint8:
-        return x.to(dtype).clamp_(max=num_classes)
-    return x.clamp(-1, num_classes).to(dtype)
 
 
 def _ratios(part: Tensor, whole: Tensor) -> list[float | None]:
