@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Every stage of the method with the real tools, on toy worlds: bash launch/demo.sh [--pretrained] [--seed N] [--rows NAMES]
+# Run every stage with the real tools on toy worlds: bash launch/demo.sh [--pretrained] [--seed N] [--rows NAMES]
 #
 #   --pretrained   with EfficientNet-Lite0 from ImageNet weights, a package of 17 MB: results/demo_pretrained/
-#   --seed N       of the worlds and of the training (default: 0)
-#   --rows NAMES   as for launch/adapt.sh, which this is: source,abn,sac,oracle shows how far adaptation could get
+#   --seed N       seed of the worlds and of training (default: 0)
+#   --rows NAMES   as for launch/adapt.sh; source,abn,sac,oracle shows how far adaptation could get
 #
 # Needs no GPU and no data set. Results: results/demo/ (table, picture, summary.json, report); the worlds and runs of a
-# seed are in results/demo/seedN/. An interrupted demo resumes where it was; remove results/demo/seedN to start afresh.
+# seed are in results/demo/seedN/. Run it again to resume; remove results/demo/seedN to start afresh.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 

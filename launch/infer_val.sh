@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Write masks of a list: bash launch/infer_val.sh
+# Predict masks for a list: bash launch/infer_val.sh
 #
 #   FILELIST    name or file of the list (default: val_cityscapes)
 #   CONFIG      configuration (default: configs/deeplabv2_resnet101_train.yaml)
 #   EXP RUN_ID  the run (default: v1 01_gta_resnet101)
-#   SNAPSHOT    a snapshot of the run, or a path, .pth may be left out (default: the run's best, else its last.pth)
+#   SNAPSHOT    a snapshot of the run, or a path; .pth may be omitted (default: the run's best, else its last.pth)
 #   OUTPUT_DIR  where the masks go (default: masks/EXP/RUN_ID/FILELIST; for
-#               a snapshot outside of the run, masks/ITS_FOLDER/ITS_NAME/FILELIST)
-#   NUM_GPUS    processes on this machine (default: its GPUs that CUDA_VISIBLE_DEVICES shows, or one on the CPU)
+#               a snapshot from outside the run, masks/ITS_FOLDER/ITS_NAME/FILELIST)
+#   NUM_GPUS    processes on this machine (default: one per visible GPU, or one on the CPU)
 #
-# Arguments go to infer_val.py, for example: bash launch/infer_val.sh --resume-output --save ids vis
+# Arguments are passed to infer_val.py, for example: bash launch/infer_val.sh --resume-output --save ids vis
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -32,7 +32,7 @@ if [ -n "${SNAPSHOT:-}" ]; then
         [ ! -f "$snapshot" ] || break
     done
 else
-    # The score stands in the name; the highest comes first, at a tie the earlier.
+    # By the score in the name: the highest first; in a tie, the earlier one.
     snapshot=$(ls "$folder"/epoch*_score*.pth 2>/dev/null | sed 's/.*_score\(.*\)\.pth/\1 &/' | sort -k1,1r -k2 |
         head -n 1 | cut -d' ' -f2- || true)
     snapshot=${snapshot:-$folder/last.pth}
@@ -41,7 +41,7 @@ fi
 cd "$root"
 if [ -z "$output" ]; then
     output=$root/masks/$exp/$run/$name
-    # Masks of a snapshot that is not the run's do not mix with those of the run.
+    # Masks of a snapshot from outside the run are kept apart from the run's own.
     real=$(cd "$(dirname "$snapshot")" && pwd -P)
     [ "$real" = "$(cd "$folder" 2>/dev/null && pwd -P)" ] ||
         output=$root/masks/$(basename "$real")/$(basename "$snapshot" .pth)/$name
@@ -49,7 +49,7 @@ fi
 snapshot=${snapshot#"$root/"}
 mkdir -p "$output"
 {
-    echo "masks of $list by $snapshot"
+    echo "predicting masks for $list with $snapshot"
     run_processes infer_val.py --cfg "$config" --exp="$exp" --run="$run" --resume "$snapshot" --infer-list "$list" \
         --mask-output-dir "$output" "$@"
 } > >(keep "$output/infer.out") 2> >(keep "$output/infer.out" >&2)

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Train: bash launch/train.sh {gta|synthia} NETWORK [base] [--target NAME] [KEY VALUE ...]
 #
-#   NETWORK     resnet101, vgg16, vgg16fcn; with encoders of timm (docs/encoders.md) dinov2b, convnext, lite0
-#   base        the ABN baseline; without it SAC, from RESUME
-#   --target NAME   adapt to another data set of configs/domains, by its lists train_NAME and val_NAME; the run is then
+#   NETWORK     resnet101, vgg16, vgg16fcn; with timm encoders (docs/encoders.md): dinov2b, convnext, lite0
+#   base        train the ABN baseline; without it, SAC, starting from RESUME
+#   --target NAME   adapt to another data set of configs/domains, with its lists train_NAME and val_NAME; the run is
 #                   {EXP_ID}[_abn]_{source}_NAME_{net}, its importance weights data/NAME_weights_{net}_{source}.data
 #   RESUME      the baseline's snapshot that SAC starts from
 #   IS_WEIGHTS  importance weights (default: data/cs_weights_{net}_{source}.data)
-#   NUM_GPUS    processes on this machine (default: its GPUs that CUDA_VISIBLE_DEVICES shows, or one on the CPU)
+#   NUM_GPUS    processes on this machine (default: one per visible GPU, or one on the CPU)
 #   EXP EXP_ID  names (default: v1 01): the run is {EXP_ID}[_abn]_{source}_{net}
 #   NNODES NODE_RANK MASTER_ADDR MASTER_PORT   several machines
 #
-# The same command again continues an interrupted run. Example:
+# Run the same command again to resume. Example:
 #   RESUME=snapshots/cityscapes/v1/01_abn_gta_resnet101/epoch098_score0.412.pth bash launch/train.sh gta resnet101
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -41,14 +41,14 @@ if [ "${1:-}" = --target ]; then
     grep -qxF -e "$target" <<<"$known" || fail "--target '$target': expected one of" $known
     shift 2
     if [ "$target" != cityscapes ]; then
-        # The last list that is there chooses the snapshots: the source's, so that no label of the target does.
+        # The last list that exists selects the snapshots: the source's, so that target labels do not.
         own=val_game_1K; [ "$source" = gta ] || own=val_synthia
         overrides+=(TRAIN.TARGET "train_$target" VAL.LISTS "val_$target,$own")
         pair=${source}_$target weighted=$target
-        echo "note: DATASET.TARGET_MEAN and TARGET_STD are Cityscapes' unless given; tools/dataset_stats.py measures" >&2
+        echo "note: DATASET.TARGET_MEAN and TARGET_STD are Cityscapes' by default; see tools/dataset_stats.py" >&2
     fi
 fi
-[ $(($# % 2)) -eq 0 ] || fail "trailing overrides come as KEY VALUE pairs, ${!#} is left over"
+[ $(($# % 2)) -eq 0 ] || fail "overrides must be KEY VALUE pairs, but ${!#} has no value"
 
 exp=${EXP:-v1} id=${EXP_ID:-01}
 folder_name EXP "$exp"
@@ -63,9 +63,9 @@ else
     run=${id}_${pair}_${net} config=${config}_train
     last=snapshots/cityscapes/$exp/$run/last.pth
     [ -n "$resume" ] || [ -e "$last" ] ||
-        fail "SAC starts from a baseline: RESUME=snapshots/cityscapes/$exp/${id}_abn_${pair}_${net}/....pth"
+        fail "SAC starts from a baseline: set RESUME=snapshots/cityscapes/$exp/${id}_abn_${pair}_${net}/....pth"
     if [ -n "$weights" ]; then
-        [ -e "$weights" ] || fail "IS_WEIGHTS=$weights does not exist; make it with tools/compute_image_weights.py"
+        [ -e "$weights" ] || fail "IS_WEIGHTS=$weights does not exist; create it with tools/compute_image_weights.py"
     elif [ -e "data/${weighted}_weights_${net}_${source}.data" ]; then
         weights=data/${weighted}_weights_${net}_${source}.data
     else

@@ -115,7 +115,7 @@ def test_cuda_visible_devices(project: Project, there: int, visible: str | None,
 def test_a_machine_whose_gpus_are_hidden_by_mistake_says_so_once(project: Project) -> None:
     project.gpus(4)
     said = {visible: project.call("infer_val", CUDA_VISIBLE_DEVICES=visible)[2] for visible in ("7", "-1", "")}
-    assert said == {"7": "warning: CUDA_VISIBLE_DEVICES=7: CUDA shows none of the 4 GPUs\n", "-1": "", "": ""}
+    assert said == {"7": "warning: CUDA_VISIBLE_DEVICES=7: CUDA sees none of the 4 GPUs\n", "-1": "", "": ""}
 
 
 def test_num_gpus_is_what_the_user_says(project: Project) -> None:
@@ -185,7 +185,7 @@ def test_what_schedulers_set_without_harm(project: Project) -> None:
 @pytest.mark.parametrize("python", ["nowhere/python", "no-such-python"])
 def test_a_python_that_does_not_run(project: Project, python: str) -> None:
     status, _, err = project.call("train", PYTHON=python)
-    assert status == 2 and err == f"error: {python} does not run: name another Python as PYTHON (README.md, Install)\n"
+    assert status == 2 and err == f"error: {python} does not run: set PYTHON to another Python (README.md, Install)\n"
 
 
 def test_a_python_is_named_from_where_the_launcher_is_called(project: Project) -> None:
@@ -443,7 +443,7 @@ def test_requirements_that_cannot_be_installed(fresh: Project) -> None:
     (fresh.root / "asked.offline").touch()
     status, err = make(fresh)
     assert status == 2 and err.splitlines()[1:] == [
-        "ERROR: no network", "error: the requirements are not installed, pip says why; the same command tries again"]
+        "ERROR: no network", "error: pip could not install the requirements; run the same command to try again"]
     assert not list((fresh.root / ".venv").glob("installed-*"))
 
 
