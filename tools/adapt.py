@@ -1,23 +1,23 @@
-"""Every stage from checked data to the report: what launch/adapt.sh runs.
+"""Run every stage, from raw labels to the report: what launch/adapt.sh calls.
 
   gta|synthia NETWORK   the published setting; resnet101, vgg16 or vgg16fcn, or an encoder: dinov2b, convnext, lite0
   CONFIG.yaml           your own SAC configuration (docs/own_data.md)
   demo                  toy worlds, rendered first (launch/demo.sh)
-  demo_pretrained       the same with EfficientNet-Lite0 from ImageNet weights (launch/demo.sh --pretrained)
+  demo_pretrained       the same with EfficientNet-Lite0, pretrained on ImageNet (launch/demo.sh --pretrained)
 
-Each stage prints its command, which does the same by hand, and is done once: the same command again resumes where it
-was interrupted. Other settings make a stage, and what depends on it, run again. KEY VALUE pairs change the
-configuration of all trainings; TRAIN.NUM_EPOCHS counts the baseline's epochs too.
+Each stage prints its command, which you can also run by hand, and is done once: run the same command again to resume
+where it was interrupted. If settings change, the stages that depend on them run again. KEY VALUE pairs change the
+configuration of all trainings; TRAIN.NUM_EPOCHS includes the baseline's epochs.
 
-Rows, of which each is trained and compared (default: abn and sac):
-  source   the source alone: nothing of the target is read
+Rows, each trained and compared (default: abn and sac):
+  source   the source only; no target data is read
   abn      the baseline, which SAC starts from
-  control  ABN for as many epochs as SAC has in total; joins abn and sac where --rows names both
+  control  ABN for as many epochs as SAC has in total; added if --rows names both abn and sac
   sac      SAC
-  oracle   the target's labels: how far adaptation could get
-Each row's last snapshot is measured. Labels of the target are read by the oracle and for measuring, and choose nothing.
+  oracle   training on the target labels: an upper bound for adaptation
+Each row's last snapshot is evaluated. Target labels are read only by the oracle and for evaluation, and select nothing.
 
-Environment, as launch/train.sh: EXP (v1) and EXP_ID (01), which name the runs, and NUM_GPUS.
+Environment, as for launch/train.sh: EXP (v1) and EXP_ID (01), which name the runs, and NUM_GPUS.
 """
 
 import os
@@ -51,16 +51,16 @@ def arguments() -> Namespace:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("pairs", nargs="+", metavar="WHAT", help="{gta|synthia} NETWORK, CONFIG.yaml or demo; then KEY VALUE ...")
-    add("--rows", metavar="NAMES", help=f"of {', '.join(plan.ROWS)}, separated by commas (default: abn,sac)")
-    add("--target", default="", metavar="NAME", help="of gta or synthia: a data set of configs/domains (default: "
-        "cityscapes); its lists train_NAME and val_NAME, and the runs are named after it, too")
+    add("--rows", metavar="NAMES", help=f"some of {', '.join(plan.ROWS)}, separated by commas (default: abn,sac)")
+    add("--target", default="", metavar="NAME", help="for gta or synthia: a data set in configs/domains (default: "
+        "cityscapes) with lists train_NAME and val_NAME; also becomes part of the run names")
     add("--dry-run", action="store_true", help="print the plan: stages, commands, disk, memory")
     add("--measure", action="store_true", help="with --dry-run: hours too, from 20 iterations of each kind of training")
-    add("--again", metavar="STAGE", help="do a stage again, and all that depend on it")
-    add("--seed", type=SEED, default=0, metavar="N", help="of everything that is drawn (default: 0)")
+    add("--again", metavar="STAGE", help="repeat a stage and all that depend on it")
+    add("--seed", type=SEED, default=0, metavar="N", help="random seed (default: 0)")
     args = parser.parse_intermixed_args()
     if args.measure and not args.dry_run:
-        raise UserError("--measure belongs to --dry-run")
+        raise UserError("--measure needs --dry-run")
     return args
 
 
@@ -71,7 +71,7 @@ def rows_of(text: str | None) -> list[str]:
     named = [name for name in text.replace(" ", "").split(",") if name]
     unknown = [name for name in named if name not in plan.ROWS]
     if unknown or not named:
-        raise UserError(f"--rows {text}: expected names of {', '.join(plan.ROWS)}, separated by commas")
+        raise UserError(f"--rows {text}: expected some of {', '.join(plan.ROWS)}, separated by commas")
     control = {"control"} if {"abn", "sac"} <= set(named) else set()
     return [row for row in plan.ROWS if row in {*named, *control}]
 
@@ -87,32 +87,32 @@ def show(found: list[Stage], record: Record) -> None:
 
 
 def line(command: Iterable[str]) -> str:
-    """The command as it is run by hand."""
+    """The command to run by hand."""
     return shlex.join(["python", *command])
 
 
 def forget(name: str, found: list[Stage], record: Record) -> None:
-    """A stage and all that depend on it are not done; UserError if there is no such stage."""
+    """Mark a stage and all that depend on it as not done; UserError if there is no such stage."""
     if name not in [stage.name for stage in found]:
         raise UserError(f"--again {name}: expected one of {', '.join(stage.name for stage in found)}")
     names = {name}
-    for stage in found:  # each comes after those that it needs
+    for stage in found:  # each comes after those it depends on
         if names & set(stage.after):
             names.add(stage.name)
     record.forget(names)
 
 
 def do(found: list[Stage], record: Record) -> None:
-    """Do what is not done yet, in order.
+    """Run the stages that are not done yet, in order.
 
     Raises:
-        SystemExit: a command has failed, with its status; it has said why.
+        SystemExit: a command failed, with its status; it has already said why.
     """
     keys = plan.keys(found)
     for number, stage in enumerate(found, 1):
         key, title = keys[stage.name], f"[{number}/{len(found)}] {stage.name}"
         if record.is_done(stage.name, key):
-            print(f"{title}: done before, in {duration(record.seconds(stage.name))}", flush=True)
+            print(f"{title}: already done, in {duration(record.seconds(stage.name))}", flush=True)
             continue
         print(f"{title}: {stage.says}", flush=True)
         start = time.monotonic()
@@ -121,21 +121,21 @@ def do(found: list[Stage], record: Record) -> None:
             status = execute(command) or (143 if was_stopped(stage) else 0)
             if status:
                 record.add(stage.name, "", time.monotonic() - start)
-                print(f"{title}: not done (exit status {status}); run the same command again to resume", flush=True)
+                print(f"{title}: stopped (exit status {status}); run the same command again to resume", flush=True)
                 sys.exit(status)
         record.add(stage.name, key, time.monotonic() - start)
         print(f"{title}: done in {duration(record.seconds(stage.name))}", flush=True)
 
 
 def was_stopped(stage: Stage) -> bool:
-    """Whether a training has ended before its time: asked by a signal, it ends well, with status 0."""
+    """Whether a training ended early: stopped by a signal, it ends cleanly, with status 0."""
     path = Path(stage.log)
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if stage.log and path.is_file() else []
     return bool(lines) and "stopped by a signal" in lines[-1]
 
 
 def main() -> None:
-    """Parse; plan; show or do."""
+    """Parse, plan, then show or run the plan."""
     args = arguments()
     rows = rows_of(args.rows)
     what = tasks.here(args.pairs, Path.cwd(), ROOT)
@@ -154,7 +154,7 @@ def main() -> None:
         for text in estimates.lines(task, rows, args.measure, execute):
             print(text, flush=True)
         return
-    print(f"{len(found)} stages; their record is {record.path}", flush=True)
+    print(f"{len(found)} stages, recorded in {record.path}", flush=True)
     do(found, record)
 
 

@@ -7,8 +7,8 @@
   refine    the method's part of a step              gpu       the published step on a CUDA device
   infer     infer_val.py, per image                  all       everything
 
-The tool renders its own files, in the real sizes and with sensor noise, unless --data names a folder in the published
-layout with its lists. Times are medians over several rounds in which part and floor alternate.
+Files are rendered at the real sizes, with sensor noise, unless --data names a folder with the published layout and
+lists. Times are medians over several rounds in which part and floor alternate.
 """
 
 import json
@@ -40,11 +40,11 @@ EXAMPLES = """examples:
 
 
 class Bench:
-    """The parts; each gives its rows.
+    """The parts; each yields its rows.
 
     Args:
         args: the command line.
-        folder: a new folder for files.
+        folder: an empty folder for files.
     """
 
     def __init__(self, args: Namespace, folder: Path) -> None:
@@ -54,7 +54,7 @@ class Bench:
 
     @cached_property
     def material(self) -> Material:
-        """The files, made when a part first needs them."""
+        """The files, made when first needed."""
         if self.args.data:
             return given(self.args.data, self.settings)
         return render(self.folder / "world", self.settings)
@@ -64,7 +64,7 @@ class Bench:
         if part in ("step", "refine"):
             return {"step": training.step_rows, "refine": training.refine_rows}[part](self.settings)
         if part == "gpu":
-            if not torch.cuda.is_available():  # of "all" parts
+            if not torch.cuda.is_available():  # one of "all"
                 print(f"{part:22} {NEEDS_GPU}")
                 return []
             return gpu.rows(self.material, self.settings)
@@ -83,9 +83,9 @@ def arguments() -> Namespace:
     parser.add_argument("parts", nargs="+", metavar="PART", choices=[*PARTS, "all"], help="what to measure")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="real images: the published layout with its lists")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds; their median counts (default 5)")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: whether it runs, not how fast")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="real images in the published layout, with lists")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="rounds to take the median of (default 5)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round: checks that it runs, not speed")
     args = parser.parse_args()
     if args.runs < 1:
         raise UserError(f"--runs {args.runs}: expected 1 or more")
@@ -108,7 +108,7 @@ def main() -> None:
         for row in (row for part in dict.fromkeys(args.parts) for row in bench.rows(part)):
             print(line(row), flush=True)
             rows.append(row)
-            if output:  # what was measured stays, whatever comes after
+            if output:  # keep what was measured, whatever happens next
                 content = json.dumps({row.name: row.entry() for row in rows}, indent=1) + "\n"
                 output.write(content.encode())
 

@@ -1,9 +1,9 @@
 """Decode the images of lists once, so that loaders take a third of the time. Training sees the same pixels.
 
-OUT becomes a root like the one that it is made from: lists of the same names, whose images and labels are plain BMP
-files; those of the published GTA5 lists already have the size to which training resizes them (1914x1052). Train
-with --set DATASET.ROOT OUT. An image with its label takes 8 MB, GTA5's 9000 for training 73 GB. Existing files
-are kept, so that an interrupted call can be repeated.
+OUT becomes a data root like the original: lists with the same names, whose images and labels are plain BMP files; those
+of the published GTA5 lists already have the size that training resizes them to (1914x1052). Train with --set
+DATASET.ROOT OUT. An image with its label takes 8 MB, the 9000 training images of GTA5 take 73 GB. Existing files are
+kept, so that an interrupted call can be repeated.
 """
 
 import shutil
@@ -30,7 +30,7 @@ EXAMPLES = """examples:
   python tools/cache_images.py --lists train_game_9K train_cityscapes --out data_fast
   bash launch/train.sh gta resnet101 base DATASET.ROOT data_fast
 """
-HEADERS = 2000  # bytes of a BMP file beside its pixels, at most
+HEADERS = 2000  # bytes of a BMP file in addition to its pixels, at most
 
 
 def cached(name: str) -> str:
@@ -48,10 +48,10 @@ def convert(sample: Sample, root: Path, out: Path, size: tuple[int, int] | None)
     """Write a sample's files.
 
     Args:
-        sample: a line of a list; it may have no label.
+        sample: a line of a list, with or without a label.
         root: what its paths are relative to.
         out: the new root.
-        size: height and width to which both are resized, or None.
+        size: height and width to resize both to, or None.
 
     Raises:
         UserError: a file cannot be used.
@@ -66,11 +66,11 @@ def convert(sample: Sample, root: Path, out: Path, size: tuple[int, int] | None)
         write(path, pixels)
         if not np.array_equal(read(path), pixels):
             path.unlink()
-            raise UserError(f"{path} is not read as it was written: another version of OpenCV may help")
+            raise UserError(f"{path} does not read back as written: try another version of OpenCV")
 
 
 def check_names(samples: dict[str, list[Sample]]) -> None:
-    """UserError where two files would become one."""
+    """UserError if two files would become one."""
     origins: dict[str, str] = {}
     for name in (name for entries in samples.values() for sample in entries for name in sample if name):
         if origins.setdefault(cached(name), name) != name:
@@ -78,7 +78,7 @@ def check_names(samples: dict[str, list[Sample]]) -> None:
 
 
 def check_space(samples: dict[str, list[Sample]], root: Path, out: Path) -> None:
-    """UserError where the disk has too little space; the first image of each list stands for all of them."""
+    """UserError if there is too little disk space; each list's first image stands for all of them."""
     needed = 0
     for entries in samples.values():
         pixels = read_image(root / entries[0].image).nbytes // 3
@@ -89,7 +89,7 @@ def check_space(samples: dict[str, list[Sample]], root: Path, out: Path) -> None
     count = sum(map(len, samples.values()))
     print(f"{count} images, {needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free in {out}")
     if needed > free:
-        raise UserError(f"{out} has {free / 1e9:.1f} GB, {needed / 1e9:.1f} GB are needed: use another --out, or name "
+        raise UserError(f"{out} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: use another --out, or "
                         "fewer --lists")
 
 
@@ -97,7 +97,7 @@ def main() -> None:
     """Parse, check, convert, write the lists."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--lists", nargs="+", required=True, metavar="NAME", help="lists whose images are decoded")
+    add("--lists", nargs="+", required=True, metavar="NAME", help="lists whose images to decode")
     add("--root", default="data", metavar="DIR", help="what their paths are relative to (default: data)")
     add("--out", required=True, metavar="DIR", help="the new root")
     args = parser.parse_args()
@@ -113,7 +113,7 @@ def main() -> None:
         for _ in parallel_map(work, entries, desc=name):
             pass
         lists.write(out / f"{name}.txt", [Sample(cached(s.image), s.label and cached(s.label)) for s in entries])
-    print(f"train with --set DATASET.ROOT {out}; lists that are not there are looked for in data/, with their images "
+    print(f"train with --set DATASET.ROOT {out}; lists missing there are looked up in data/, with their images "
           f"below {out}")
 
 

@@ -1,7 +1,7 @@
-"""Look at everything that a training run will read, before the run: lists, images, labels, weights.
+"""Check everything that a training run will read, before the run: lists, images, labels, weights.
 
 An error would stop the run or spoil its result: fix all of them before training. A warning may be intentional. Each
-names the file, what is wrong and what to do. Exit status: 0 no errors, 1 errors, 2 the check could not run.
+message names the file, the problem and the fix. Exit status: 0 no errors, 1 errors, 2 the check could not run.
 """
 
 import sys
@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 
 def read_lists(cfg: CfgNode, report: Report) -> tuple[dict[str, list[Sample]], str]:
-    """The lists of the run by name, and the selecting one; what is wrong with them goes into the report."""
+    """The run's lists by name, and the name of the one that selects snapshots; problems go into the report."""
     validated, missing, select = list(cfg.VAL.LISTS), [], cfg.VAL.SELECT
     try:
         validated, missing, select = datasets.validation_lists(cfg)
@@ -43,14 +43,14 @@ def read_lists(cfg: CfgNode, report: Report) -> tuple[dict[str, list[Sample]], s
             report.errors.append(str(error))
     for name in missing:
         (report.errors if name in cfg.VAL.LISTS else report.warnings).append(
-            f"list {name} is not there, so validation leaves it out; tools/make_lists.py makes the published lists")
+            f"list {name} does not exist, so validation skips it; tools/make_lists.py writes the published lists")
     for name, samples in found.items():
         check_list(name, samples, report)
     return found, select
 
 
 def check_start(cfg: CfgNode, report: Report) -> None:
-    """Whatever train.py checks before its first iteration, by the same code."""
+    """Run the checks that train.py runs before its first iteration."""
     try:
         datasets.Data(cfg)
     except UserError as error:
@@ -59,7 +59,7 @@ def check_start(cfg: CfgNode, report: Report) -> None:
 
 
 def check_weights_to_start_from(cfg: CfgNode, num_classes: int, report: Report) -> None:
-    """Whether the network's ImageNet weights are there and fit."""
+    """Check that the network's ImageNet weights exist and fit."""
     try:
         if cfg.MODEL.INIT_MODEL:
             models.build(cfg.MODEL.ARCH, num_classes, cfg.MODEL.INIT_MODEL, **config.network_options(cfg))
@@ -67,22 +67,22 @@ def check_weights_to_start_from(cfg: CfgNode, num_classes: int, report: Report) 
         if cfg.MODEL.BASELINE:
             report.errors.append(str(error))
         else:
-            report.warnings.append(f"{error} (not needed where --resume names a baseline's snapshot)")
+            report.warnings.append(f"{error} (not needed if --resume names a baseline snapshot)")
 
 
 def check_list(name: str, samples: list[Sample], report: Report) -> None:
-    """The number of samples, samples that are listed twice, and labels for only some of them."""
+    """Check for missing samples, duplicates, and labels for only some of the samples."""
     expected = EXPECTED.get(name) or len(samples)
     if len(samples) != expected:
-        # Half of a data set is a data set with holes; a hundredth is a small world made on purpose.
+        # Half of a data set or more: files are missing. A hundredth: a small subset, made on purpose.
         holes = 2 * len(samples) >= expected
-        advice = "see what was not downloaded, then run tools/make_lists.py again" if holes else "is it intentional?"
+        advice = "check for missing downloads, then run tools/make_lists.py again" if holes else "is this intentional?"
         (report.errors if holes else report.warnings).append(
-            f"list {name}: {len(samples)} images, the published one has {expected}; {advice}")
+            f"list {name}: {len(samples)} images, but the published list has {expected}; {advice}")
     twice = [image for image, count in Counter(s.image for s in samples).items() if count > 1]
     if twice:
         report.errors.append(
-            f"list {name}: {len(twice)} images are listed more than once, first {twice[0]}; remove the repeated lines")
+            f"list {name}: {len(twice)} images are listed more than once, first {twice[0]}; remove the duplicates")
     without = [s.image for s in samples if s.label is None]
     if 0 < len(without) < len(samples):
         report.errors.append(
@@ -91,20 +91,20 @@ def check_list(name: str, samples: list[Sample], report: Report) -> None:
 
 
 def check_overlaps(cfg: CfgNode, found: dict[str, list[Sample]], select: str, report: Report) -> None:
-    """Lists that measure on images that are trained on."""
+    """Warn about validation lists that share images with the training lists."""
     training = {name: {s.image for s in found.get(name, ())} for name in (*cfg.TRAIN.TASK, cfg.TRAIN.TARGET)}
     for name, samples in found.items():
         for trained, images in training.items():
             shared = sum(s.image in images for s in samples)
             if shared and name not in training:
-                role = ", which chooses the snapshots," if name == select else ""
+                role = ", which selects snapshots," if name == select else ""
                 report.warnings.append(
                     f"list {name}{role} shares {shared} of its {len(samples)} images with the training list "
-                    f"{trained}: its mIoU is not that of unseen images")
+                    f"{trained}: its mIoU is not measured on unseen images")
 
 
 def check_weights(cfg: CfgNode, samples: list[Sample], num_classes: int, report: Report) -> None:
-    """Whether the names of the target's masks all differ, and the importance weights belong to them."""
+    """Check that the target's mask names are distinct and that the importance weights match them."""
     data, name = cfg.DATASET, f"list {cfg.TRAIN.TARGET}"
     try:
         names = lists.mask_names(samples)
@@ -117,7 +117,7 @@ def check_weights(cfg: CfgNode, samples: list[Sample], num_classes: int, report:
 
 
 def check_age(classes: str, root: Path, samples: list[Sample], report: Report) -> None:
-    """Labels that were converted before the label set's file was changed."""
+    """Warn about labels that were converted before the label set's file was last changed."""
     if not Path(classes).is_file():
         return
     changed = Path(classes).stat().st_mtime
@@ -125,22 +125,21 @@ def check_age(classes: str, root: Path, samples: list[Sample], report: Report) -
     older = [path for path in paths if path.is_file() and path.stat().st_mtime < changed]
     if older:
         report.warnings.append(f"{classes} has changed since {len(older)} labels were converted, first {older[0]}; run "
-                               "tools/convert_train_ids.py again with --force, unless nothing but names or colours has "
-                               "changed")
+                               "tools/convert_train_ids.py again with --force unless only names or colours changed")
 
 
 def print_report(report: Report, limit: int) -> None:
-    """Errors, as far as the limit goes, and warnings."""
+    """Print errors, up to the limit, and all warnings."""
     for line in report.errors[:limit]:
         print(f"error: {line}")
     if len(report.errors) > limit:
-        print(f"... and {len(report.errors) - limit} more errors (--limit {len(report.errors)} prints all of them)")
+        print(f"... and {len(report.errors) - limit} more errors (--limit {len(report.errors)} prints them all)")
     for line in report.warnings:
         print(f"warning: {line}")
 
 
 def main() -> None:
-    """Parse, check, print; exit with 1 where there are errors."""
+    """Parse, check, print; exit with status 1 if there are errors."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration of the run, YAML")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="errors to print (default 50)")
@@ -168,7 +167,7 @@ def main() -> None:
     report = Report(*(list(dict.fromkeys(a + b)) for a, b in zip(report, files, strict=True)))
     print_report(report, args.limit)
     images = len({s.image for entries in found.values() for s in entries})
-    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings; {images} images of {len(found)} lists")
+    print(f"{len(report.errors)} errors, {len(report.warnings)} warnings; {images} images in {len(found)} lists")
     if report.errors:
         sys.exit(1)
 

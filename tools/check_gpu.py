@@ -1,9 +1,8 @@
-"""What to run first on a new GPU machine: whether training computes there what it should, and what it takes.
+"""Run this first on a new GPU machine: it checks that training computes what it should there, and measures its cost.
 
-Trains small networks for 20 iterations on a toy world and compares losses and snapshots; runs the published step in
-parts of the card's memory; measures the step and the loader. Prints a table and writes OUT/report.md, fit to be pasted
-into an issue, and OUT/report.json; exit status 1 on any failure. --device cpu rehearses it without a GPU: every line
-that can be.
+Trains small networks for 20 iterations on a toy world and compares losses and snapshots; runs the published step with
+limits on the card's memory; times the step and the loader. Prints a table and writes OUT/report.md, ready to paste into
+an issue, and OUT/report.json; exit status 1 on any failure. --device cpu rehearses whatever works without a GPU.
 """
 
 import json
@@ -31,13 +30,13 @@ EXAMPLES = """examples:
   bash launch/check_gpu.sh --device cpu
 """
 MODES = {"baseline": True, "sac": False}
-EXACT, ROUGH = 1e-4, 5e-2  # relative deviations of losses from the CPU's in float32
-LIMITS = {"cuda": 240, "cpu": 1800}  # seconds that a part may take; a rehearsal measures nothing
+EXACT, ROUGH = 1e-4, 5e-2  # largest relative deviation of losses from the CPU's in float32
+LIMITS = {"cuda": 240, "cpu": 1800}  # seconds that a part may take; a rehearsal is not timed
 CAPS = ((11, "float32", 2), (11, "bfloat16", 2), (24, "bfloat16", 4))  # GB, precision, TRAIN.MICRO_BATCH
 
 
 class Row(NamedTuple):
-    """A line of the table."""
+    """A row of the table."""
 
     name: str
     found: str
@@ -46,7 +45,7 @@ class Row(NamedTuple):
 
 
 def attempt(name: str, check: Callable[[], Row]) -> Row:
-    """A check's row; what it raises is a failure, and the others follow."""
+    """A check's row; an exception is a failure, and the other checks still run."""
     try:
         return check()
     except (Failed, UserError, OSError, subprocess.SubprocessError, ValueError) as error:
@@ -58,8 +57,8 @@ class Check:
 
     Args:
         device: cuda or cpu.
-        children: where they run.
-        out: folder of the report.
+        children: runs the checks.
+        out: folder for the report.
     """
 
     def __init__(self, device: str, children: Children, out: Path) -> None:
@@ -67,7 +66,7 @@ class Check:
         self.iterations = 20 if device == "cuda" else 10
 
     def rows(self) -> Iterator[Row]:
-        """Each check's row, one after the other."""
+        """Yield each check's row."""
         self.machine = self.children.call(device.machine, self.device)
         cards = self.machine.get("names") or ["none: a rehearsal on the CPU"]
         yield Row("machine", f"{', '.join(cards)}; torch {self.machine['torch']}", "", True)
@@ -83,14 +82,14 @@ class Check:
         yield from self.benchmark()
 
     def precisions(self, mode: str) -> Iterator[Row]:
-        """Losses of a mode in each precision against those of the CPU in float32."""
+        """A mode's losses in each precision, against the CPU's in float32."""
         for precision in ("float32", "bfloat16", "float16"):
             yield attempt(f"{mode}_{precision}", lambda p=precision: self.precision(mode, p))
 
     def precision(self, mode: str, precision: str) -> Row:
-        """One of them."""
+        """The same in one precision."""
         exact = self.train(f"{mode}_cpu", "cpu", "TRAIN.PRECISION", "float32", baseline=MODES[mode])
-        # CPUs that only emulate them take ten times as long in both.
+        # CPUs that only emulate these precisions take ten times as long.
         count = 2 if self.device == "cpu" and precision != "float32" else self.iterations
         pairs = ("TRAIN.PRECISION", precision)
         ours = self.train(f"{mode}_{precision}", self.device, *pairs, baseline=MODES[mode], iterations=count)
@@ -99,11 +98,11 @@ class Check:
         return Row(f"{mode}_{precision}", what, f"{limit:g}", found <= limit)
 
     def train(self, run: str, device: str, *pairs: str, baseline: bool = False, iterations: int = 0) -> Result:
-        """A training of some iterations (0: as many as usual); one that is done already is only read."""
+        """A training of some iterations (0 = the usual number); one that is already done is only read."""
         return self.children.train(run, device, *pairs, baseline=baseline, iterations=iterations or self.iterations)
 
     def equal(self, name: str) -> Row:
-        """Deterministic trainings: twice the same, once in two parts."""
+        """Deterministic trainings: the same one twice, or once in two parts."""
         pairs = ("TRAIN.DETERMINISTIC", "True")
         whole = self.train("whole", self.device, *pairs)
         if name == "continued":
@@ -122,10 +121,10 @@ class Check:
     def waits(self) -> Row:
         """Whether the step waits for the device."""
         noticed = self.children.call(device.waits, self.device)
-        return Row("waits", "a step waits for nothing" if noticed else "not measured: no GPU", "0", noticed or None)
+        return Row("waits", "no step waits for the device" if noticed else "not measured: no GPU", "0", noticed or None)
 
     def memory(self, cap: int, precision: str, micro_batch: int) -> Row:
-        """The published step in a part of the card's memory."""
+        """The published step within a part of the card's memory."""
         name, what = f"memory_{cap}_GB_{precision}", f"ResNet-101, TRAIN.MICRO_BATCH {micro_batch}"
         if self.machine["cards"] and max(self.machine["GB"]) < cap:
             return Row(name, f"not measured: the card has {max(self.machine['GB'])} GB", f"{cap} GB")
@@ -135,7 +134,7 @@ class Check:
         return Row(name, f"{found:.1f} GB: {what}", f"{cap} GB", found <= cap)
 
     def loaders(self) -> Iterator[Row]:
-        """Images per second from several workers."""
+        """Images per second with several workers."""
         for workers in (4, 8, 16):
             name = f"loader_{workers}_workers"
             if workers > cores() and not (self.device == "cpu" and workers == 4):
@@ -144,7 +143,7 @@ class Check:
                 yield attempt(name, lambda workers=workers, name=name: self.loader(name, workers))
 
     def loader(self, name: str, workers: int) -> Row:
-        """From images of the real sizes; a rehearsal takes the toy world's."""
+        """With images of the real sizes; a rehearsal uses the toy world's."""
         small, root = self.device == "cpu", self.children.world
         if not small:
             root = self.children.folder / "large"
@@ -154,7 +153,7 @@ class Check:
         return Row(name, f"{rate:.0f} images/s" + " of toy size" * small, "", True)
 
     def benchmark(self) -> Iterator[Row]:
-        """The rows of tools/benchmark.py for a GPU, as far as they are done in time."""
+        """The GPU rows of tools/benchmark.py, as far as they finish in time."""
         if self.device == "cpu":
             yield Row("benchmark", "not measured: no GPU")
             return
@@ -165,7 +164,7 @@ class Check:
             if done.returncode:
                 yield Row("benchmark", (done.stderr.strip().splitlines() or ["failed"])[-1][:160], "", False)
         except subprocess.TimeoutExpired:
-            yield Row("benchmark", f"the rest takes longer than {self.children.limit} s")
+            yield Row("benchmark", f"the rest took longer than {self.children.limit} s")
         for name, row in (json.loads(file.read_text()) if file.exists() else {}).items():
             goal = row.get("goal")
             yield Row(name, f"{1000 * row['seconds']:.1f} ms, {row['ratio']:.2f} times its floor",
@@ -173,7 +172,7 @@ class Check:
 
 
 def make_world(folder: Path, small: bool) -> None:
-    """Toy images with their lists; not `small`: of the real sizes."""
+    """Toy images with their lists; if not `small`, in the real sizes."""
     material = render(folder, Settings(quick=small, runs=1, images=8))
     lists.write(folder / "train_game_9K.txt", material.source)
     lists.write(folder / "train_cityscapes.txt", material.target)
@@ -183,7 +182,7 @@ WORDS = {True: "pass", False: "FAIL", None: "-"}
 
 
 def report(rows: list[Row], machine: dict, seconds: float) -> str:
-    """Markdown, fit to be pasted into an issue."""
+    """The report in Markdown, ready to paste into an issue."""
     lines = [f"# GPU check: {sum(row.passed is False for row in rows)} of {len(rows)} failed, {seconds:.0f} s", ""]
     lines += [f"* {name}: {value}" for name, value in machine.items()]
     lines += ["", "| check | result | found | at most |", "| --- | --- | --- | --- |"]
@@ -194,7 +193,7 @@ def main() -> None:
     """Parse, check, report."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: rehearse without a GPU")
-    parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu", metavar="DIR", help="for the report")
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "gpu", metavar="DIR", help="report folder")
     args = parser.parse_args()
     start, rows = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="check_gpu_") as folder:
@@ -206,7 +205,7 @@ def main() -> None:
                 rows.append(row)
                 print(f"{WORDS[row.passed]:5} {row.name:26} {row.found}" + f" (at most {row.limit})" * bool(row.limit),
                       flush=True)
-        except Failed as error:  # of the first: there is no such device
+        except Failed as error:  # from the first call: there is no such device
             raise UserError(str(error).partition(": ")[2] or str(error)) from None
         finally:
             if rows:

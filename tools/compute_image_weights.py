@@ -1,9 +1,9 @@
 """Compute the importance weights of a target list from its images' masks (docs/method.md section 7).
 
-Counts the pixels of each class in all masks in --labels. Folders below it are left out: infer_val.py puts the same
-masks there as label IDs, under the same names. Writes {mask name: {class: the mask's pixels of the class / all masks'
-pixels of the class}}; a mask has an entry for each class that occurs in it. Pixels with 255 do not count. The names
-are those that training knows: X_gtFine_labelIds.png for a file X_leftImg8bit.png, X.png for a file X.tif.
+Counts the pixels of each class in all masks in --labels, but not in its subfolders: infer_val.py puts the same masks
+there as label IDs, under the same names. Writes {mask name: {class: the mask's pixels of the class / all masks' pixels
+of the class}}, with an entry for each class that occurs in the mask. Pixels of value 255 do not count. The names are
+those that training expects: X_gtFine_labelIds.png for a file X_leftImg8bit.png, X.png for a file X.tif.
 """
 
 import sys
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Masks in a folder whose names match, whatever their case, sorted by name.
+    """Masks in a folder whose names match, ignoring case, sorted by name.
 
     Raises:
         UserError: there is no such folder, or no such file in it.
@@ -45,12 +45,12 @@ def find(folder: Path, pattern: str) -> list[Path]:
     masks = (path for path in find_files(folder) if path.parent == folder)
     found = [path for path in masks if fnmatchcase(path.name.lower(), pattern.lower())]
     if not found:
-        raise UserError(f"{folder} has no file {pattern}; --ext gives the pattern of the masks' names")
+        raise UserError(f"{folder} has no file {pattern}; --ext sets the pattern of mask names")
     return found
 
 
 def count(path: Path, classes: LabelSet) -> np.ndarray:
-    """Pixels of each class in a mask, int64 [C]; UserError if it holds anything but train IDs and 255."""
+    """Pixels of each class in a mask, int64 [C]; UserError for values other than train IDs and 255."""
     counts = class_counts(read_label(path))
     other = np.flatnonzero(counts[: labels.IGNORE])
     if other.size and other[-1] >= classes.num_classes:
@@ -62,7 +62,7 @@ def count(path: Path, classes: LabelSet) -> np.ndarray:
 
 
 def fractions(names: list[str], counts: np.ndarray) -> Weights:
-    """Each mask's share in all pixels of a class; `counts` int64 [M,C], row = mask."""
+    """Each mask's share of all pixels of a class; `counts` int64 [M,C], one row per mask."""
     totals = counts.sum(0)  # [C]
     return {
         name: {int(c): float(row[c] / totals[c]) for c in np.flatnonzero(row)}
@@ -75,9 +75,9 @@ def main() -> None:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--labels", required=True, type=Path, help="folder with the masks")
     parser.add_argument("--out", required=True, type=Path, help="the weights file")
-    parser.add_argument("--ext", default="*labelIds.png", help="pattern of their names (default %(default)s)")
+    parser.add_argument("--ext", default="*labelIds.png", help="pattern of mask names (default %(default)s)")
     parser.add_argument("--classes", default="", metavar="NAME|FILE",
-                        help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
+                        help="label set (default: as recorded by infer_val.py with the masks, else cityscapes)")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()

@@ -1,15 +1,15 @@
-"""Convert the label files of a data set into train IDs: 8-bit grey PNGs, 0 ... C-1, 255 = ignored.
+"""Convert the label files of a data set to train IDs: 8-bit grey PNGs, 0 ... C-1, 255 = ignored.
 
---dataset is a name of configs/domains (cs = cityscapes), a YAML file of the same form, or own. What such a file says is
-read below --root, or below --ann-data, which --ann-out then gets as well, every label of the data set's ending:
+--dataset is a name in configs/domains (cs = cityscapes), a YAML file of the same form, or own. Labels are read below
+--root, where that file says, or from --ann-data into --ann-out: every label with the data set's ending. Encodings:
   raw_ids  8-bit grey PNGs of raw IDs              red16      16-bit RGB PNGs whose red channel is the class
   palette  palette PNGs whose indices are raw IDs  rgb        RGB PNGs of the colours that `raw_colours` names
            (or 8-bit grey ones)                    train_ids  nothing needs to be converted
-own: *.png in --ann-data, palette or grey PNGs of the raw IDs, or RGB PNGs of the colours, that --classes maps.
+own: *.png in --ann-data: palette or grey PNGs of raw IDs, or RGB PNGs of colours, as mapped by --classes.
 
-Labels that are there already are not made again, so that an interrupted run resumes where it stopped; those of your own
-data, made with another map, are by --force alone. Where all pixels of several labels, of every one, would be ignored,
-nothing is written: the IDs are not those of --dataset.
+Existing labels are kept, so that an interrupted run resumes where it stopped; labels of your own data that were made
+with another map are only replaced with --force. If every pixel of every label would be ignored, nothing is written
+(unless there is only one label): the IDs are not those of --dataset.
 """
 
 import os
@@ -44,30 +44,30 @@ EXAMPLES = """examples:
 
 
 class Task(NamedTuple):
-    """What is to be converted."""
+    """What to convert."""
 
     files: list[tuple[Path, Path]]  # raw label, train-ID label
     encoding: str
     classes: LabelSet
-    sources: tuple[str, ...] = ()  # a user's own YAML files that say so
-    folder: OutputFolder | None = None  # of a user's own labels; the other data sets have one map each
+    sources: tuple[str, ...] = ()  # the user's own YAML files that define it
+    folder: OutputFolder | None = None  # for a user's own labels; other data sets have one map each
 
     @property
     def origin(self) -> str:
-        """What says so: a user's own YAML file, or --dataset."""
+        """What defines the task, for messages: a user's own YAML file, or --dataset."""
         return self.sources[-1] if self.sources else "--dataset"
 
 
 def is_done(path: Path) -> bool:
-    """Whether a label is there and complete; UserError for a picture that no conversion has written."""
+    """Whether a label exists and is complete; UserError for an image that no conversion wrote."""
     try:
         content = path.read_bytes()
     except OSError:
-        content = b""  # if it is there all the same, writing tells what is wrong
+        content = b""  # if it exists after all, writing reports the problem
     if not content.startswith(images.SIGNATURE) or images.inspect(content)[0]:
         if content and not content.startswith(images.SIGNATURE[:4]):
             raise UserError(f"{path} is not a PNG image; --force replaces it, or choose another --ann-out")
-        return False  # a power failure may cut a file off
+        return False  # a power failure may truncate a file
     depth, colour = png.kind(content, path)
     if (depth, colour) != (8, png.GREY):
         found = f"{depth}-bit {png.COLOUR_TYPES.get(colour, 'unknown')} PNG"
@@ -76,12 +76,12 @@ def is_done(path: Path) -> bool:
 
 
 class Outcome(NamedTuple):
-    """What became of a label."""
+    """The result for one label."""
 
     target: Path
-    size: tuple[int, int] = (0, 0)  # height, width; (0, 0): it was there already
+    size: tuple[int, int] = (0, 0)  # height, width; (0, 0): it already existed
     ignored: int = 0  # pixels
-    unknown: tuple[int, ...] = ()  # the raw IDs of a label that is ignored all over; it is not written yet
+    unknown: tuple[int, ...] = ()  # the raw IDs of a label with every pixel ignored; not written yet
 
 
 def convert(files: tuple[Path, Path], task: Task, table: np.ndarray, force: bool) -> Outcome:
@@ -90,8 +90,8 @@ def convert(files: tuple[Path, Path], task: Task, table: np.ndarray, force: bool
     Args:
         files: raw label, train-ID label.
         task: how it is read.
-        table: raw ID -> train ID, as `to_train` has it.
-        force: also where the label is there.
+        table: raw ID -> train ID, as from `to_train`.
+        force: even if the label exists.
     """
     source, target = files
     if not force and is_done(target):
@@ -106,10 +106,10 @@ def convert(files: tuple[Path, Path], task: Task, table: np.ndarray, force: bool
 
 
 def write_void(outcomes: list[Outcome], task: Task) -> None:
-    """Write the labels that are ignored all over (the released code wrote none, quirk B14).
+    """Write the labels with every pixel ignored (the released code wrote none, quirk B14).
 
     Raises:
-        UserError: there are several labels, and all of them are: it is the IDs that are not understood.
+        UserError: there are several labels, and all of them are like that: the IDs are not understood.
     """
     void = [outcome for outcome in outcomes if outcome.unknown]
     if len(void) == len(outcomes) > 1:
@@ -125,7 +125,7 @@ def write_void(outcomes: list[Outcome], task: Task) -> None:
 
 
 def find(ann_data: Path, ann_out: Path, ending: str) -> list[tuple[Path, Path]]:
-    """Raw and train-ID label of every file of an ending in --ann-data and below."""
+    """Raw and train-ID label of every file with this ending in or below --ann-data."""
     source, target = (Path(os.path.abspath(folder)) for folder in (ann_data, ann_out))
     if not source.is_dir():
         raise UserError(f"--ann-data {ann_data}: there is no such folder")
@@ -138,11 +138,11 @@ def find(ann_data: Path, ann_out: Path, ending: str) -> list[tuple[Path, Path]]:
 
 
 def find_all(domain: Domain, root: Path) -> list[tuple[Path, Path]]:
-    """Raw and train-ID label of every label of a domain that is below its root."""
+    """Raw and train-ID label of each of a domain's labels below its root."""
     pattern = domain.labels.files
     folder = root / pattern.folder
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such folder; unpack the labels of {domain.name} there, or name another "
+        raise UserError(f"{folder}: there is no such folder; unpack the labels of {domain.name} there, or give another "
                         "--root, or --ann-data and --ann-out")
     names = [path.relative_to(root).as_posix() for path in find_files(folder, (pattern.tail,))]
     found = [(root / name, root / domain.labels.train_ids.fill(values))
@@ -156,13 +156,13 @@ def check_names(files: list[tuple[Path, Path]]) -> None:
     """UserError if one label could overwrite another."""
     if pair := lists.clash([target.as_posix() for _, target in files]):
         one, other = (files[i][0] for i in pair)
-        raise UserError(f"some file systems take {one} and {other} for one file; rename one of them")
+        raise UserError(f"on some file systems, {one} and {other} are the same file; rename one of them")
 
 
 def task_of(args: Namespace) -> Task:
-    """What the arguments ask for; UserError if they do not belong together, or there are no labels."""
+    """The task that the arguments describe; UserError if they are inconsistent or there are no labels."""
     if (args.dataset == "own") != (args.classes is not None):
-        raise UserError("--dataset own needs --classes FILE, the other data sets have maps of their own")
+        raise UserError("--classes FILE belongs to --dataset own, which needs it; other data sets have their own maps")
     if (args.ann_data is None) != (args.ann_out is None) or (args.dataset == "own" and not args.ann_data):
         raise UserError("--ann-data and --ann-out belong together; --dataset own needs both")
     if args.dataset == "own":
@@ -172,7 +172,7 @@ def task_of(args: Namespace) -> Task:
     else:
         domain = domains.load(args.dataset)
         if domain.labels is None:
-            raise UserError(f"--dataset {args.dataset}: it has no `labels` to convert")
+            raise UserError(f"--dataset {args.dataset} has no `labels` to convert")
         classes, sources, encoding = domain.classes, domain.sources, domain.labels.encoding
         root = args.root or Path(domain.root)
         files = find(args.ann_data, args.ann_out, domain.labels.ending) if args.ann_data else find_all(domain, root)
@@ -183,7 +183,7 @@ def task_of(args: Namespace) -> Task:
 
 
 def maker(classes: LabelSet, encoding: str) -> dict[str, dict]:
-    """What a user's own labels depend on beside the raw ones."""
+    """What a user's own labels depend on besides the raw ones."""
     if encoding == "rgb":
         return {"raw_colours": {" ".join(map(str, rgb)): train for rgb, train in classes.colour_to_train.items()}}
     return {"raw_ids": dict(classes.raw_to_train)}
@@ -194,16 +194,16 @@ def main() -> None:
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--dataset", required=True, metavar="NAME|FILE",
                         help=f"{', '.join(domains.names())}, cs, own, or a YAML file")
-    parser.add_argument("--root", type=Path, help="folder of the data (default: data, or what the YAML file says)")
-    parser.add_argument("--ann-data", type=Path, help="folder with the raw labels, where they lie elsewhere")
-    parser.add_argument("--ann-out", type=Path, help="folder for the labels as train IDs")
+    parser.add_argument("--root", type=Path, help="folder of the data (default: data, or as in the YAML file)")
+    parser.add_argument("--ann-data", type=Path, help="folder of the raw labels, if they are elsewhere")
+    parser.add_argument("--ann-out", type=Path, help="folder for the train-ID labels")
     parser.add_argument("--classes", help="YAML file of the label set, for --dataset own")
-    parser.add_argument("--force", action="store_true", help="convert again what is there already")
+    parser.add_argument("--force", action="store_true", help="convert existing labels again")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     task = task_of(args)
     if task.encoding == "train_ids":
-        print(f"the {len(task.files)} labels of {args.dataset} are train IDs already: there is nothing to convert")
+        print(f"the {len(task.files)} labels of {args.dataset} are already train IDs: nothing to convert")
         return
     check_names(task.files)
     targets = [target for _, target in task.files]
@@ -223,7 +223,7 @@ def main() -> None:
         sweep(path)
     made = [outcome for outcome in outcomes if outcome.size[0]]
     folder = args.ann_out or os.path.commonpath([outcome.target.parent for outcome in outcomes])
-    print(f"{len(made)} labels converted, {len(outcomes) - len(made)} were there already: {folder}")
+    print(f"{len(made)} labels converted, {len(outcomes) - len(made)} already existed: {folder}")
     if made:
         share = sum(outcome.ignored for outcome in made) / sum(h * w for _, (h, w), *_ in made)
         print(f"{100 * share:.1f} % of the converted pixels are ignored (255)")

@@ -1,7 +1,7 @@
-"""Mean and deviation of a list's images and, where they have labels, the classes' shares of their pixels.
+"""Mean and standard deviation of a list's images and, if they have labels, the share of each class.
 
-Mean and deviation are those of all pixels of all images, per channel, as fractions of 255; the lines for the
-configuration are printed ready to be copied. A class's share is that of the pixels that are not ignored (255).
+Mean and deviation are over all pixels of all images, per channel, as fractions of 255, printed as configuration lines
+ready to copy. A class's share is of the pixels that are not ignored (255).
 """
 
 import json
@@ -32,7 +32,7 @@ EXAMPLES = """examples:
 
 
 class Counts(NamedTuple):
-    """What one image adds."""
+    """What one image contributes."""
 
     moments: np.ndarray  # float64 [3,3], of its pixels
     classes: np.ndarray  # int64 [256], pixels of each label; all 0 without a label
@@ -48,7 +48,7 @@ def measure(sample: Sample, root: Path, num_classes: int) -> Counts:
 
 
 def statistics(counts: list[Counts], label_set: LabelSet) -> dict[str, Any]:
-    """What --json writes: fractions; classes null where there are no labels."""
+    """What --json writes: fractions; classes are null if there are no labels."""
     mean, std = mean_std(sum(c.moments for c in counts))
     classes = sum(c.classes for c in counts)
     labelled = int(classes[: label_set.num_classes].sum())
@@ -63,7 +63,7 @@ def statistics(counts: list[Counts], label_set: LabelSet) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any], domain: str) -> str:
-    """The result for reading, and lines for the configuration."""
+    """The result as text, with lines for the configuration."""
     lines = [f"{result['images']} images; for the configuration:", "DATASET:"]
     for key in ("mean", "std"):
         lines.append(f"  {domain}_{key.upper()}: [{', '.join(f'{x:.3f}' for x in result[key])}]")
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data (default data)")
     parser.add_argument("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
     parser.add_argument("--as", choices=("SOURCE", "TARGET"), dest="domain",
-                        help="names of the printed keys (default: SOURCE with labels, TARGET without)")
+                        help="prefix of the printed keys (default: SOURCE with labels, TARGET without)")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")

@@ -1,12 +1,12 @@
-"""Download what others have published: ImageNet weights, the authors' snapshots and their importance weights.
+"""Download published files: ImageNet weights, the authors' snapshots and their importance weights.
 
-  imagenet    ResNet-101's and VGG-16's weights from download.pytorch.org -> models/pretrained/
+  imagenet    weights of ResNet-101 and VGG-16 from download.pytorch.org  -> models/pretrained/
   snapshots   the authors' trained networks, named on the command line    -> snapshots/
   weights     the authors' importance weights                             -> data/
-  encoder     timm's published weights of the encoders that are named     -> models/pretrained/
+  encoder     timm's published weights of encoders, given by name         -> models/pretrained/
 
-A file gets its name only when it is complete and checked; a download that broke off resumes where it stopped.
-The address of the authors' files is on the paper's project page: give it as --url, or as variable SAC_URL.
+A file gets its name only when it is complete and checked; an interrupted download resumes where it stopped.
+The address of the authors' files is on the paper's project page: give it as --url, or set SAC_URL.
 """
 
 import http.client
@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 
 try:
     import fcntl
-except ImportError:  # Windows: nothing keeps two downloads of one file apart there
+except ImportError:  # Windows: two downloads of the same file are not kept apart
     fcntl = None
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -51,21 +51,21 @@ TIMEOUT = 60  # seconds without a byte
 SUM = re.compile("[0-9a-f]{64}")
 HASH = re.compile(r"-([0-9a-f]{8,64})\.pth$")  # in torchvision's names: the first digits of the SHA-256 sum
 
-Check = Callable[[Path, str], object]  # (file, its final name) -> UserError if it is not what it should be
+Check = Callable[[Path, str], object]  # (file, its final name); UserError if it is not the right file
 
 
 class Kind(NamedTuple):
     """A group of files."""
 
-    url: str  # of the folder; "" = has to be given
-    folder: str  # where they go, below the repository
-    names: tuple[str, ...]  # those taken if none is named
-    most: int  # bytes that one may have
+    url: str  # of the folder; "" = must be given
+    folder: str  # destination, in the repository
+    names: tuple[str, ...]  # default file names
+    most: int  # largest size of a file, in bytes
     check: Check
 
 
 def check_hash(path: Path, name: str) -> None:
-    """Compare with the digits in the name, which are all that torchvision has published of its files' sums."""
+    """Compare with the digits in the name: torchvision publishes no more of its checksums."""
     match = HASH.search(name)
     if not match:
         raise UserError(f"{name}: expected a name that ends with digits of its SHA-256 sum, as in net-0123abcd.pth")
@@ -104,39 +104,39 @@ KINDS = {
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server's pointer to another address, but not from https to what anybody on the way can change."""
+    """Follows redirects, but not from https to a protocol that anyone on the network can tamper with."""
 
     def __init__(self, insecure: bool) -> None:
         self.insecure = insecure
 
     def redirect_request(self, req: urllib.request.Request, *args: Any) -> urllib.request.Request | None:
-        """Refuse another protocol; the last argument is the new address."""
-        check_url(args[-1], f"{req.full_url} leads to {args[-1]}", self.insecure)
+        """Refuse insecure protocols; the last argument is the new address."""
+        check_url(args[-1], f"{req.full_url} redirects to {args[-1]}", self.insecure)
         return super().redirect_request(req, *args)
 
 
 def check_url(url: str, what: str, insecure: bool, local: bool = False) -> None:
-    """UserError for an address that is not https://, nor http:// if that is asked for, nor file:// where it may be."""
+    """UserError unless the address is https://, http:// if `insecure`, or file:// if `local`."""
     scheme = urllib.parse.urlsplit(url).scheme
     if scheme == "http" and not insecure:
-        raise UserError(f"{what}: over http anybody on the way can change the files; use https://, or add --insecure")
+        raise UserError(f"{what}: over http, the files can be tampered with; use https:// or add --insecure")
     if scheme not in ("https", "http", *(["file"] if local else [])):
         raise UserError(f"{what}: expected an address that starts with https:// or file://")
 
 
 def fetch(url: str, target: Path, most: int, check: Check, insecure: bool) -> None:
-    """Download a file, check it, give it its name.
+    """Download a file, check it, and give it its name.
 
     Args:
         url: http, https or file.
-        target: its final place; beside it, NAME.part keeps what has come so far.
-        most: bytes that it may have.
-        check: of the complete file, which is thrown away if it fails.
-        insecure: whether a server may lead to an address without encryption.
+        target: its final place; NAME.part next to it keeps a partial download.
+        most: largest size in bytes.
+        check: of the complete file, which is deleted if it fails.
+        insecure: allow redirects to unencrypted addresses.
 
     Raises:
-        UserError: not reachable, no such file there, too large, broken off, not what it should be, the disk refuses,
-            another process is at it.
+        UserError: unreachable, no such file, too large, interrupted, not the right file, the disk refuses, or another
+            process is downloading it.
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -151,23 +151,23 @@ def fetch(url: str, target: Path, most: int, check: Check, insecure: bool) -> No
                 check(part, target.name)
             except UserError as error:
                 part.unlink()
-                raise UserError(f"{url} is not the file that was expected: {error}") from None
+                raise UserError(f"{url} is not the expected file: {error}") from None
             if fcntl is None:
-                file.close()  # Windows renames no open file
+                file.close()  # Windows cannot rename an open file
             os.replace(part, target)
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server says {error.code} {error.reason}; wrong address?") from None
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         reason = getattr(error, "reason", error)
-        advice = f"if this machine is offline, get it elsewhere and put it at {target}"
-        raise UserError(f"cannot get {url} ({reason}); {advice}") from None
+        advice = f"if this machine is offline, download it elsewhere and save it as {target}"
+        raise UserError(f"cannot download {url} ({reason}); {advice}") from None
     except OSError as error:
         raise UserError(f"cannot write {part}: {error.strerror}") from None
 
 
 @contextmanager
 def unfinished(part: Path) -> Iterator[IO[bytes]]:
-    """What has come so far, open at its end, for this process alone."""
+    """The partial file, open at its end, for this process alone."""
     if (there := kind_of(part)) not in ("", "a file"):
         raise UserError(f"cannot write {part}: it is {there}; remove it")
     handle = os.open(part, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
@@ -179,7 +179,7 @@ def unfinished(part: Path) -> Iterator[IO[bytes]]:
         except BlockingIOError:
             alone = False
         except OSError:
-            alone = True  # a network file system without locks: nothing can be promised there
+            alone = True  # a network file system without locks: no guarantees there
         if not alone:
             raise UserError(f"another process is downloading {part.with_suffix('')}; wait for it, then run this again")
         file.seek(0, os.SEEK_END)
@@ -187,14 +187,14 @@ def unfinished(part: Path) -> Iterator[IO[bytes]]:
             yield file
         finally:
             if not file.closed and not file.seek(0, os.SEEK_END):
-                part.unlink(missing_ok=True)  # nothing has come
+                part.unlink(missing_ok=True)  # nothing was received
 
 
 def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
-    """Append to `file` what is still missing of it.
+    """Append what is still missing to `file`.
 
     Returns:
-        the size of the whole file in bytes, where the server says it.
+        the size of the whole file in bytes, if the server states it.
     """
     have = file.tell()
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -202,11 +202,11 @@ def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
         response = urllib.request.build_opener(Redirects(insecure)).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return None  # nothing was missing, or too much is there: the check tells
+            return None  # complete or too long: the check will tell
         raise
     with response:
         if getattr(response, "status", None) != http.client.PARTIAL_CONTENT:
-            have = 0  # the server, or a local file, starts from the beginning
+            have = 0  # the server, or a local file, starts over
             file.seek(0)
             file.truncate()
         length = response.headers.get("Content-Length") or ""
@@ -218,20 +218,20 @@ def receive(url: str, file: IO[bytes], most: int, insecure: bool) -> int | None:
                 watched.update(len(chunk))
     if have > most or (size or 0) > most:
         file.truncate(0)
-        raise UserError(f"{url} has more than the {most / 1e9:g} GB that such a file may have; is it the right one?")
+        raise UserError(f"{url} is larger than the limit of {most / 1e9:g} GB for such files; is it the right one?")
     return size
 
 
 def main() -> None:
-    """Parse the arguments, download what is not there yet."""
+    """Parse the arguments, download what is missing."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("kind", choices=(*KINDS, "encoder"))
-    parser.add_argument("names", nargs="*", help="file names, or encoders; default: all that have published names")
-    parser.add_argument("--url", help="folder that the files are in; default: PyTorch's, or SAC_URL")
-    parser.add_argument("--out", type=Path, help="where they go; default: see above")
+    parser.add_argument("names", nargs="*", help="file names, or encoders; default: all files with published names")
+    parser.add_argument("--url", help="address of the files' folder; default: PyTorch's, or SAC_URL")
+    parser.add_argument("--out", type=Path, help="destination folder; default: see above")
     parser.add_argument("--sha256", nargs="+", default=[], metavar="HEX", help="the files' known SHA-256 sums")
-    parser.add_argument("--insecure", action="store_true", help="allow http://, which protects nothing")
-    parser.add_argument("--force", action="store_true", help="replace files that are there but no good")
+    parser.add_argument("--insecure", action="store_true", help="allow http://, which offers no protection")
+    parser.add_argument("--force", action="store_true", help="replace existing files that fail their check")
     args = parser.parse_args()
     if args.kind == "encoder":
         fetch_encoders(args.names, args.out or ROOT / "models/pretrained", args.force)
@@ -242,19 +242,19 @@ def main() -> None:
         raise UserError(f"{args.kind}: give the address as --url or SAC_URL (see the paper's project page)")
     check_url(url, f"--url {url}", args.insecure, local=True)
     if not names:
-        raise UserError(f"{args.kind}: which files? Name them as the folder {url} does")
+        raise UserError(f"{args.kind}: which files? Give their names in the folder {url}")
     if args.sha256 and (len(args.sha256) != len(names) or not all(map(SUM.fullmatch, args.sha256))):
         raise UserError(f"--sha256: expected a sum of 64 hexadecimal digits for each of the {len(names)} files")
     for name, known in itertools.zip_longest(names, args.sha256):
         if Path(name).name != name:
-            raise UserError(f"{name!r} is not a file name; --url says in which folder it is")
+            raise UserError(f"{name!r} is not a file name; give its folder as --url")
         check = partial(check_both, kind.check, known) if known else kind.check
         target = (args.out or ROOT / kind.folder) / name
         address = f"{url.rstrip('/')}/{urllib.parse.quote(name)}"
         if args.kind == "snapshots":
             keep_apart(target, address)
         if target.exists() and is_good(target, check, args.force):
-            print(f"{target}: there already")
+            print(f"{target} already exists")
             continue
         OutputFile("--out", target, args.force)
         fetch(address, target, kind.most, check, args.insecure)
@@ -262,9 +262,9 @@ def main() -> None:
 
 
 def fetch_encoders(names: Sequence[str], folder: Path, force: bool) -> None:
-    """Download encoders by timm's names; the hub's own variables (HF_ENDPOINT, HF_TOKEN) hold."""
+    """Download encoders by their timm names; the hub's own variables (HF_ENDPOINT, HF_TOKEN) apply."""
     if not names:
-        raise UserError("encoder: which ones? docs/encoders.md names some")
+        raise UserError("encoder: which ones? docs/encoders.md lists some")
     for name in names:
         target = encoders.download(name, folder, force)
         print(f"{target}: {target.stat().st_size} bytes, SHA-256 {sha256(target)}")
@@ -272,35 +272,35 @@ def fetch_encoders(names: Sequence[str], folder: Path, force: bool) -> None:
 
 
 def keep_apart(target: Path, address: str) -> None:
-    """Note where a snapshot comes from, before it does; UserError if the file or its part comes from elsewhere.
+    """Note a snapshot's address before the download; UserError if an existing (partial) file comes from elsewhere.
 
-    The authors' folders have different files of one name.
+    The authors' folders contain different files with the same name.
     """
     note = target.with_name(f"{target.name}.url")
     there = target.exists() or target.with_name(f"{target.name}.part").exists()
     known = read_bytes(note).decode(errors="replace").strip() if note.is_file() else ""
     if there and known and known != address:
-        raise UserError(f"{target} is that of {known}: --out names another folder for {address}")
+        raise UserError(f"{target} comes from {known}: choose another --out for {address}")
     if there and not known:
-        print(f"{target}: where it comes from is not known; compare its sum (docs/reproduction.md, the authors' files)")
+        print(f"{target}: its origin is unknown; compare its checksum (docs/reproduction.md, the authors' files)")
     elif known != address:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(note, f"{address}\n".encode())
 
 
 def check_both(check: Check, known: str, path: Path, name: str) -> None:
-    """A file's sum, which is known, and then what it holds."""
+    """Check a file's known checksum, then its content."""
     compare(known, path, name)
     check(path, name)
 
 
 def is_good(target: Path, check: Check, force: bool) -> bool:
-    """Whether a file that is there passes its check; UserError if it does not, unless it may be replaced."""
+    """Whether an existing file passes its check; UserError if not, unless it may be replaced."""
     try:
         check(target, target.name)
     except UserError as error:
         if not force:
-            raise UserError(f"{target} is there but no good ({error}); --force replaces it") from None
+            raise UserError(f"{target} exists but fails its check ({error}); --force replaces it") from None
         return False
     return True
 

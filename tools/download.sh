@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Downloads, each under its own name (links to this file); options and examples: --help
+# Downloads: each command below is a link to this file. Options and examples: --help
 #
 #   bash tools/download_imagenet.sh    ImageNet weights of ResNet-101 and VGG-16, to models/pretrained/
 #   bash tools/download_snapshots.sh   the authors' trained networks, to snapshots/

@@ -1,7 +1,7 @@
 """Estimate the GPU memory of a training iteration for several micro-batch sizes, without training and without a GPU.
 
-The real step runs on tensors that have shapes but no numbers, and the bytes of all tensors that exist at the same time
-are counted: weights, gradients, the optimiser's state, images, activations, probabilities. 1 GB is added for CUDA
+The real step runs on tensors that have shapes but no data, and the bytes of all tensors that exist at the same time are
+counted: weights, gradients, the optimiser's state, images, activations, probabilities. 1 GB is added for CUDA
 itself. This is only an estimate: convolution workspaces and memory fragmentation depend on the GPU.
 """
 
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that exist: `now`, and at most so far, `peak`."""
+    """Counts the bytes of live tensors: `now`, and the maximum so far, `peak`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,13 +50,13 @@ class LiveBytes(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Sequence = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
-            return 1  # a number that is asked for, such as a seed: any will do
+            return 1  # a number that is read, such as a seed: any will do
         out = func(*args, **(kwargs or {}))
         self.count(x for x in tree_leaves(out) if isinstance(x, Tensor))
         return out
 
     def count(self, tensors: Iterable[Tensor]) -> None:
-        """Count tensors, each memory once, until it is freed."""
+        """Count tensors until they are freed, each storage once."""
         for storage in (x.untyped_storage() for x in tensors):
             if storage._cdata not in self.counted:
                 self.counted.add(storage._cdata)
@@ -70,7 +70,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def estimate(cfg: CfgNode, bfloat16: bool, micro_batches: Sequence[int]) -> list[float]:
-    """Bytes that an iteration takes on one GPU, for each size of the micro-batches (0 = all images at once)."""
+    """Bytes of an iteration on one GPU, for each micro-batch size (0 = all images at once)."""
     real = build.step(cfg, Compute(CPU, bfloat16), labels.load(cfg.DATASET.CLASSES).num_classes, "")
     fake, peaks = FakeTensorMode(allow_non_fake_inputs=True), []
     with fake, LiveBytes() as live:
@@ -86,7 +86,7 @@ def estimate(cfg: CfgNode, bfloat16: bool, micro_batches: Sequence[int]) -> list
 
 
 def make_optimiser_state(network: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-    """What the optimiser remembers from its first step on, such as the momentum."""
+    """Create what the optimiser keeps from its first step on, such as the momentum."""
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
@@ -94,7 +94,7 @@ def make_optimiser_state(network: nn.Module, optimiser: torch.optim.Optimizer) -
 
 
 def batch(cfg: CfgNode) -> Iteration:
-    """What the loader gives for an iteration, without contents."""
+    """What the loader yields for an iteration, without data."""
     size, groups = tuple(cfg.DATASET.CROP_SIZE), target_images(cfg, 1)
 
     def images(count: int) -> ImageBatch:

@@ -1,8 +1,8 @@
-"""Compute what an iteration must cost on a GPU, what the loader must deliver beside it, and how long a run takes.
+"""Compute the cost of an iteration on a GPU, the rate that the loader must deliver, and the length of a run.
 
-The real step runs on tensors without numbers. Convolutions and matrix products count with their operations, at half of
-the card's bfloat16 peak; everything else with the bytes that it reads and writes, at 80 % of the memory's bandwidth.
-Inside the networks numbers have 2 bytes, at the image's size 4. Computed, not measured: no GPU is needed.
+The real step runs on tensors without data. Convolutions and matrix products cost their operations, at half of the
+card's bfloat16 peak; everything else costs the bytes that it reads and writes, at 80 % of the memory bandwidth. Numbers
+take 2 bytes inside the networks and 4 at image size. Computed, not measured: no GPU is needed.
 """
 
 import sys
@@ -33,14 +33,14 @@ EXAMPLES = """examples:
   python tools/estimate_time.py --cfg configs/deeplabv2_resnet101_train.yaml --epochs 100
 """
 META = torch.device("meta")
-SHARE, STREAM = 0.5, 0.8  # of the peak, of the bandwidth
+SHARE, STREAM = 0.5, 0.8  # of the peak and of the bandwidth
 
 
 class Card(NamedTuple):
-    """A GPU by its data sheet, dense."""
+    """A GPU according to its data sheet, without sparsity."""
 
     name: str
-    tflops: float  # bfloat16, summed up in float32
+    tflops: float  # bfloat16, accumulated in float32
     bandwidth: float  # TB/s
 
 
@@ -48,7 +48,7 @@ CARDS = (Card("A100 80 GB", 312, 2.04), Card("H100 SXM", 989, 3.35), Card("RTX 4
 
 
 class Work(TorchDispatchMode):
-    """Counts operations of convolutions and matrix products, and the bytes that everything else moves.
+    """Counts the operations of convolutions and matrix products, and the bytes that everything else moves.
 
     Args:
         width: of the images; tensors of this width are float32.
@@ -79,15 +79,15 @@ class Work(TorchDispatchMode):
 
 
 class Plain(Compute):
-    """Networks without autocast, which does not know tensors without numbers."""
+    """Networks without autocast, which does not support tensors without data."""
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
-        """As Compute's."""
+        """As in Compute."""
         return network(image, seeds)
 
 
 def batch(cfg: CfgNode) -> Iteration:
-    """What the loader gives for an iteration, without contents."""
+    """What the loader yields for an iteration, without data."""
     size, sac = tuple(cfg.DATASET.CROP_SIZE), not cfg.MODEL.BASELINE
 
     def images(n: int) -> ImageBatch:
@@ -103,7 +103,7 @@ def batch(cfg: CfgNode) -> Iteration:
 
 
 def work(cfg: CfgNode) -> Work:
-    """What an iteration without the teacher's update does."""
+    """The work of an iteration without a teacher update."""
     with META:
         step = build.step(cfg, Plain(META, False), labels.load(cfg.DATASET.CLASSES).num_classes, "")
     inputs, counted = build.inputs(cfg, META, seed=0), Work(cfg.DATASET.CROP_SIZE[1])
@@ -113,7 +113,7 @@ def work(cfg: CfgNode) -> Work:
 
 
 def seconds(counted: Work, card: Card) -> float:
-    """Of an iteration on a card."""
+    """Seconds of an iteration on a card."""
     return counted.flops / (SHARE * card.tflops * 1e12) + counted.bytes / (STREAM * card.bandwidth * 1e12)
 
 

@@ -1,9 +1,8 @@
-"""Compare predicted masks with the labels of a list: IoU of each class, and their mean.
+"""Compare predicted masks with a list's labels: IoU of each class, and their mean.
 
-A mask is named as its image, `_leftImg8bit` replaced by `_gtFine_labelIds` (infer_val.py writes them so), and
-has the label's full size: nothing is resized here. Pixels whose label is 255 do not count; a prediction of
-255 is wrong. Classes that occur in neither labels nor predictions are left out of the means; where no class is left,
-that is an error.
+A mask has the name of its image, with `_leftImg8bit` replaced by `_gtFine_labelIds` (as infer_val.py writes it), and
+the full size of the label: nothing is resized here. Pixels labelled 255 do not count; a prediction of 255 is wrong.
+Classes that occur in neither labels nor predictions are left out of the means; it is an error if none is left.
 """
 
 import json
@@ -43,29 +42,29 @@ def pairs_of(name: str, root: Path, predictions: Path) -> list[tuple[Path, Path]
 
 
 def compare(pair: tuple[Path, Path], num_classes: int) -> Tensor:
-    """Confusion table of one image, int64 [C,C+1], as ConfusionMatrix has it.
+    """Confusion table of one image, int64 [C,C+1], as in ConfusionMatrix.
 
     Args:
-        pair: files of prediction and label.
+        pair: prediction and label files.
         num_classes: C.
 
     Raises:
-        UserError: a file is not a mask of train ids, or the two differ in size.
+        UserError: a file is not a train-ID mask, or the two differ in size.
     """
     prediction, label = (read_label(path) for path in pair)
     if prediction.shape != label.shape:
         sizes = [f"{mask.shape[1]}x{mask.shape[0]}" for mask in (prediction, label)]
-        raise UserError(f"{pair[0]} is {sizes[0]}, its label {pair[1]} {sizes[1]}; they must be of one size")
+        raise UserError(f"{pair[0]} is {sizes[0]}, its label {pair[1]} {sizes[1]}; they must have the same size")
     counts = torch.from_numpy(pair_counts(label, prediction))  # [256,256]
     if counts[num_classes : labels.IGNORE].any() or counts[:, num_classes : labels.IGNORE].any():
         for path in pair:
-            read_label(path, num_classes)  # says which of the two holds something else than train ids
+            read_label(path, num_classes)  # reports which of the two holds other values than train IDs
     rows = counts[:num_classes]
     return torch.cat([rows[:, :num_classes], rows[:, num_classes:].sum(1, keepdim=True)], 1)
 
 
 def summary(matrix: ConfusionMatrix, classes: LabelSet, ignore: list[int], images: int) -> dict[str, Any]:
-    """What --json writes: fractions, null where there is nothing to average."""
+    """What --json writes: fractions, null if there is nothing to average."""
     protocols = classes.names == labels.CITYSCAPES.names
     means = {
         "miou": matrix.miou(ignore),
@@ -82,7 +81,7 @@ def summary(matrix: ConfusionMatrix, classes: LabelSet, ignore: list[int], image
 
 
 def table(matrix: ConfusionMatrix, result: dict[str, Any], classes: LabelSet, ignore: list[int]) -> str:
-    """The result for reading, in percent."""
+    """The result as text, in percent."""
     lines = [f"{'class':>5}  {'name':20} {'IoU':>6} {'precision':>10} {'recall':>7}"]
     columns = zip(classes.names, matrix.iou(), matrix.precision(), matrix.recall(), strict=True)
     for c, (name, iou, precision, recall) in enumerate(columns):
@@ -98,22 +97,22 @@ def table(matrix: ConfusionMatrix, result: dict[str, Any], classes: LabelSet, ig
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction in percent; a dash where there is none."""
+    """A fraction in percent; a dash if there is none."""
     return "-" if fraction is None else f"{100 * fraction:.2f}"
 
 
 def main() -> None:
     """Parse the arguments, compare, print."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--predictions", required=True, type=Path, help="folder of the masks (train ids)")
+    parser.add_argument("--predictions", required=True, type=Path, help="folder of the masks (train IDs)")
     parser.add_argument("--list", required=True, help="name or file of a list with labels")
     parser.add_argument("--root", type=Path, default=Path("data"), help="folder of the data (default data)")
     parser.add_argument("--ignore", type=int, nargs="*", default=[], help="classes left out of the mean")
     parser.add_argument("--json", type=Path, help="also write the result, as fractions, to this file")
     parser.add_argument("--force", action="store_true", help="replace an existing --json")
     parser.add_argument("--classes", default="", metavar="NAME|FILE",
-                        help="label set (default: what infer_val.py has said beside the masks, else cityscapes)")
-    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one a core")
+                        help="label set (default: as recorded by infer_val.py with the masks, else cityscapes)")
+    parser.add_argument("--workers", type=int, default=0, help="threads; 0 = one per core")
     args = parser.parse_args()
     classes = of_masks(args.predictions, args.classes)
     ignore = sorted(set(args.ignore))
@@ -127,15 +126,15 @@ def main() -> None:
     inputs = [args.classes, lists.find(args.list, str(args.root)), *(path for pair in pairs for path in pair)]
     output = OutputFile("--json", args.json, args.force, inputs) if args.json else None
 
-    torch.set_num_threads(1)  # the images are what runs in parallel
+    torch.set_num_threads(1)  # the parallelism is over images
     matrix = ConfusionMatrix(classes.num_classes)
     job = partial(compare, num_classes=classes.num_classes)
     for counts in parallel_map(job, pairs, args.workers, "evaluating"):
         matrix.table += counts
     result = summary(matrix, classes, ignore, len(pairs))
     if result["miou"] is None:
-        besides = f" but those of --ignore ({' '.join(map(str, ignore))})" if ignore else ""
-        raise UserError(f"no mIoU: in the {len(pairs)} labels of list {args.list} no pixel has a class{besides}")
+        besides = f", except those of --ignore ({' '.join(map(str, ignore))})" if ignore else ""
+        raise UserError(f"no mIoU: no pixel in the {len(pairs)} labels of list {args.list} has a class{besides}")
     print(table(matrix, result, classes, ignore))
     if output:
         output.write((json.dumps(result, indent=1) + "\n").encode())

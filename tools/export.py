@@ -1,8 +1,8 @@
-"""Export a snapshot's network to ONNX, for images of any size and batches of any number, and check it.
+"""Export a snapshot's network to ONNX, for any image size and batch size, and check it.
 
-The file takes `image`, float32 [batch,3,height,width], RGB normalised with the mean and deviation that its metadata
-names, and gives `logits`, float32 [batch,C,height,width]: the upsampling to the image's size is inside, and FCN-8s's
-padding too. What it gives is compared with PyTorch in ONNX Runtime before it is written.
+The model takes `image`, float32 [batch,3,height,width], RGB normalised with the mean and standard deviation in its
+metadata, and returns `logits`, float32 [batch,C,height,width]: it includes the upsampling to the image size and
+FCN-8s's padding. Before it is written, its output in ONNX Runtime is compared with PyTorch's.
 
 Needs the packages onnx and onnxruntime: pip install onnx onnxruntime
 """
@@ -45,14 +45,14 @@ EXAMPLES = """examples:
   python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --teacher --out fcn.onnx
   python tools/export.py --cfg configs/fcn_vgg16_train.yaml --resume final.pth --safetensors --out fcn.safetensors
 """
-OPSET = 17  # the operators' version: from 2022, read by ONNX Runtime 1.12 and later
-EXAMPLE = (1, 3, 64, 128)  # what is traced; any other shape will do
+OPSET = 17  # operator version, from 2022: works with ONNX Runtime 1.12 or newer
+EXAMPLE = (1, 3, 64, 128)  # shape to trace; any other will do
 CHECKED = ((1, 3, 64, 128), (2, 3, 97, 161), (3, 3, 200, 40))
-AGREE, TOLERANCE = 0.999, 1e-3  # share of pixels of the same class; logits, in units of their deviation if above 1
+AGREE, TOLERANCE = 0.999, 1e-3  # share of pixels with the same class; logits, in units of their deviation if above 1
 
 
 class Upsampled(nn.Module):
-    """A network with logits at the image's size, as core.inference.Predictor has them."""
+    """A network with logits at the image size, as in core.inference.Predictor."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -68,17 +68,17 @@ class Upsampled(nn.Module):
 
 
 def to_onnx(network: nn.Module) -> "onnx.ModelProto":
-    """Trace the network; a UserError where ONNX has no word for what it does.
+    """Trace the network; UserError if ONNX cannot express it.
 
-    By the exporter that traces: the newer one gives the same file in ten times the time, and needs one package more.
+    Uses the tracing exporter: the newer one writes the same file in ten times the time and needs another package.
     """
     for module in network.modules():
         if type(module).__name__ == "RotaryEmbeddingDinoV3":
             module.get_embed = partial(rotations, module)
     file, sizes = BytesIO(), {0: "batch", 2: "height", 3: "width"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it is the older one, and that sizes are looked at while tracing
-        with understood("this network cannot be written as ONNX"):
+        warnings.simplefilter("ignore")  # about the older exporter, and sizes read while tracing
+        with understood("this network cannot be exported to ONNX"):
             torch.onnx.export(
                 network, (torch.zeros(EXAMPLE),), file, dynamo=False, opset_version=OPSET, input_names=["image"],
                 output_names=["logits"], dynamic_axes={"image": sizes, "logits": sizes},
@@ -88,7 +88,7 @@ def to_onnx(network: nn.Module) -> "onnx.ModelProto":
 
 @contextmanager
 def understood(what: str) -> Iterator[None]:
-    """Turn what the exporter or ONNX Runtime raises into one line: an encoder of timm may do what they do not know."""
+    """Turn errors of the exporter or ONNX Runtime into one line: timm encoders may use what they do not support."""
     try:
         yield
     except Exception as error:
@@ -97,11 +97,11 @@ def understood(what: str) -> Iterator[None]:
 
 
 def rotations(rope: nn.Module, shape: Sequence[int]) -> Tensor:
-    """DINOv3's rotary embedding [h·w,2·dim] of a grid of `shape` (h, w): timm's own would be that of one size for ever.
+    """DINOv3's rotary embedding [h·w,2·dim] for a grid of `shape` (h, w): timm's own would be fixed to one size.
 
     Args:
-        rope: timm's.
-        shape: while a network is traced, variables.
+        rope: timm's module.
+        shape: symbolic while a network is traced.
     """
     rows, columns = ((2 * torch.arange(side) + 1) / side - 1 for side in shape)  # centres of patches, -1 ... 1
     grid = torch.stack([rows[:, None] + 0 * columns, 0 * rows[:, None] + columns], dim=-1)  # [h,w,2]
@@ -120,20 +120,20 @@ def compare(network: nn.Module, content: bytes) -> list[tuple[float, float]]:
     """Run PyTorch and ONNX Runtime on random images of the shapes CHECKED.
 
     Returns:
-        for each shape the share of pixels that get the same class, and the largest difference of logits, divided
-        by the logits' deviation where that is above 1.
+        for each shape, the share of pixels with the same class, and the largest difference of logits, divided by the
+        logits' deviation if that is above 1.
     """
-    with understood("ONNX Runtime does not take this network"):
+    with understood("ONNX Runtime does not accept this network"):
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     results, rng = [], torch.Generator().manual_seed(0)
     for shape in CHECKED:
         image = torch.randn(shape, generator=rng)
         with torch.inference_mode():
             ours = network(image).numpy()
-        with understood(f"ONNX Runtime does not take images of {shape}"):
+        with understood(f"ONNX Runtime does not accept images of {shape}"):
             (theirs,) = session.run(["logits"], {"image": image.numpy()})
         if ours.shape != theirs.shape:
-            raise UserError(f"ONNX Runtime gives {theirs.shape} for {shape}, PyTorch {ours.shape}: not written")
+            raise UserError(f"ONNX Runtime returns {theirs.shape} for {shape}, PyTorch {ours.shape}: not written")
         same = float((ours.argmax(1) == theirs.argmax(1)).mean())
         results.append((same, float(np.abs(ours - theirs).max()) / max(1.0, float(ours.std()))))
     return results
@@ -145,7 +145,7 @@ def main() -> None:
     parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
     parser.add_argument("--resume", required=True, metavar="SNAPSHOT", help="the weights")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="the file to write")
-    parser.add_argument("--safetensors", action="store_true", help="the weights as safetensors, with a model card")
+    parser.add_argument("--safetensors", action="store_true", help="write safetensors and a model card, not ONNX")
     parser.add_argument("--teacher", action="store_true", help="the teacher's weights, not the student's")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
@@ -159,7 +159,7 @@ def main() -> None:
         cfg.MODEL.ARCH, label_set.num_classes, args.resume, args.teacher, **config.network_options(cfg))
     if args.safetensors:
         page = card.write(args.out, network, args.resume, cfg, label_set)
-        print(f"written to {args.out}, described in {page}: its licence line is yours to fill in")
+        print(f"written to {args.out}, with a model card, {page}: fill in its licence line")
         return
     network = Upsampled(network).eval()
 
@@ -174,7 +174,7 @@ def main() -> None:
     content = model.SerializeToString()
     for shape, (same, error) in zip(CHECKED, compare(network, content), strict=True):
         size = "x".join(map(str, shape))
-        print(f"{size}: {100 * same:.3f} % of the pixels of the same class, logits differ by {error:.1e}")
+        print(f"{size}: {100 * same:.3f} % of the pixels have the same class, logits differ by {error:.1e}")
         if same < AGREE or not error <= TOLERANCE:
             raise UserError(f"ONNX Runtime differs from PyTorch at {size}: {args.out} is not written")
     output.write(content)

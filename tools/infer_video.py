@@ -1,6 +1,6 @@
-"""Infer a video, or a folder of frames, to a video: the classes' colours over each frame, with a legend below.
+"""Segment a video, or a folder of frames, into a video: class colours over each frame, with a legend below.
 
-Network, classes and colours come from the snapshot. With --beside the frame itself stands to the left.
+Network, classes and colours come from the snapshot. --beside adds the original frame on the left.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from core.segment import Segmenter, load
 from datasets.images import SUFFIXES, read_image
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-RATE = 25.0  # frames a second of what does not say it
+RATE = 25.0  # frames per second if the input does not say
 EXAMPLES = """examples:
   python tools/infer_video.py --resume snapshots/cityscapes/v1/01_gta_resnet101/last.pth --input a.mp4 --out masks.mp4
   python tools/infer_video.py --resume last.pth --input frames/ --out masks.avi --fps 17 --beside --window 512 1024
@@ -36,28 +36,28 @@ EXAMPLES = """examples:
 
 
 class Video(NamedTuple):
-    """What is inferred."""
+    """The input."""
 
     files: list[Path]  # the video, or the frames
     is_folder: bool
-    rate: float  # frames a second
-    count: int  # of frames, as the video announces it
+    rate: float  # frames per second
+    count: int  # of frames, according to the video
 
 
 def arguments() -> Namespace:
-    """The command line; UserError for values that make no sense."""
+    """The command line; UserError for invalid values."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--resume", required=True, metavar="SNAPSHOT", help="the weights")
-    add("--cfg", default="", metavar="FILE", help="configuration, for a snapshot that has none in it, as the authors'")
-    add("--input", required=True, type=Path, metavar="PATH", help="a video, or a folder of frames in order of names")
+    add("--cfg", default="", metavar="FILE", help="configuration, for snapshots without one, such as the authors'")
+    add("--input", required=True, type=Path, metavar="PATH", help="a video, or a folder of frames in name order")
     add("--out", required=True, type=Path, metavar="FILE", help=f"the video, {' or '.join(CODECS)}")
-    add("--beside", action="store_true", help="the frame beside its overlay")
-    add("--fps", type=float, metavar="N", help=f"frames a second (default: the video's own; {RATE:.0f} for a folder)")
+    add("--beside", action="store_true", help="show the frame next to its overlay")
+    add("--fps", type=float, metavar="N", help=f"frames per second (default: the video's own; {RATE:.0f} for a folder)")
     add("--teacher", action="store_true", help="the teacher's weights, not the student's")
-    add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over sizes")
+    add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over image scales")
     add("--flip", action="store_true", help="average with the mirrored frame")
-    add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger frames")
+    add("--window", nargs=2, type=int, metavar=("H", "W"), help="process larger frames in windows of this size")
     add("--force", action="store_true", help="replace an existing --out")
     args = parser.parse_args()
     if args.out.suffix.lower() not in CODECS:
@@ -72,7 +72,7 @@ def arguments() -> Namespace:
 
 
 def look_at(path: Path, rate: float | None) -> Video:
-    """What lies there; UserError if it is neither a video nor a folder with images."""
+    """Inspect the input; UserError if it is neither a video nor a folder of images."""
     if path.is_dir():
         files = find_files(path, SUFFIXES)
         if not files:
@@ -82,15 +82,15 @@ def look_at(path: Path, rate: float | None) -> Video:
         raise UserError(f"--input {path}: there is no such file or folder")
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
-        raise UserError(f"--input {path}: cannot be read as a video: it is none, or OpenCV lacks its codec; convert it "
-                        "by ffmpeg, or unpack its frames into a folder")
+        raise UserError(f"--input {path}: cannot be read: not a video, or OpenCV lacks its codec; convert it with "
+                        "ffmpeg, or extract its frames into a folder")
     own, count = capture.get(cv2.CAP_PROP_FPS), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     capture.release()
     return Video([path], False, rate or (own if 0.1 <= own <= 240 else RATE), max(0, count))
 
 
 def frames(video: Video) -> Iterator[np.ndarray]:
-    """The frames uint8 [H,W,3], RGB, all of the first one's size; UserError where one is not."""
+    """The frames uint8 [H,W,3], RGB; UserError if one differs in size from the first."""
     if not video.is_folder:
         capture = cv2.VideoCapture(str(video.files[0]))
         while (read := capture.read())[0]:
@@ -102,27 +102,27 @@ def frames(video: Video) -> Iterator[np.ndarray]:
         frame = read_image(path)
         first = frame.shape if first is None else first
         if frame.shape != first:
-            raise UserError(f"{path} is {frame.shape[1]}x{frame.shape[0]}, the first frame {first[1]}x{first[0]}: the "
-                            "frames of a video have one size")
+            raise UserError(f"{path} is {frame.shape[1]}x{frame.shape[0]}, the first frame {first[1]}x{first[0]}: all "
+                            "frames must have the same size")
         yield frame
 
 
 def drawn(segment: Segmenter, frame: np.ndarray, beside: bool) -> np.ndarray:
-    """A frame uint8 [H,W,3] of the video to come, with even sides, as most codecs want them."""
+    """An output frame uint8 [H,W,3], with even sides, as most codecs require."""
     try:
         mask = segment(frame)
     except torch.OutOfMemoryError:
-        raise UserError(f"a frame, {frame.shape[1]}x{frame.shape[0]}, does not fit into the GPU's memory: look at it "
-                        "in windows, such as --window 512 1024") from None
+        raise UserError(f"a frame of {frame.shape[1]}x{frame.shape[0]} does not fit into GPU memory: process it in "
+                        "windows, such as --window 512 1024") from None
     picture = visual.overlay(frame, mask, segment.labels.palette())
     picture = np.hstack([frame, picture]) if beside else picture
-    below = visual.legend(segment.labels.names, segment.labels.colours, picture.shape[1])  # of all: the height stays
+    below = visual.legend(segment.labels.names, segment.labels.colours, picture.shape[1])  # of all: constant height
     whole = np.vstack([picture, below])
     return np.pad(whole, ((0, len(whole) % 2), (0, whole.shape[1] % 2), (0, 0)), constant_values=255)
 
 
 def write(video: Video, segment: Segmenter, path: Path, beside: bool) -> int:
-    """Write the video to a path; how many frames it has. UserError where the codec is missing or the disk full."""
+    """Write the video; returns its number of frames. UserError if the codec is missing or the disk is full."""
     writer, done = None, 0
     for frame in bar(frames(video), desc="inferred", total=video.count or None, unit="frame"):
         picture = drawn(segment, frame, beside)
@@ -132,12 +132,12 @@ def write(video: Video, segment: Segmenter, path: Path, beside: bool) -> int:
             writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), video.rate, size)
             if not writer.isOpened():
                 others = " or ".join(ending for ending in CODECS if ending != path.suffix.lower())
-                raise UserError(f"cannot write a {path.suffix} video: this OpenCV lacks the codec {codec}, or takes no "
-                                f"pictures of {size[0]}x{size[1]}; choose another --out, ending with {others}")
+                raise UserError(f"cannot write a {path.suffix} video: OpenCV lacks the codec {codec} or does not "
+                                f"support {size[0]}x{size[1]}; choose another --out, ending with {others}")
         writer.write(np.ascontiguousarray(picture[..., ::-1]))
         done += 1
     if writer is None:
-        raise UserError(f"--input {video.files[0]}: no frame of it can be read: damaged, or a codec that OpenCV lacks")
+        raise UserError(f"--input {video.files[0]}: no frame can be read: it is damaged, or OpenCV lacks its codec")
     writer.release()
     written = max(0, int(cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT)))
     if written != done:
@@ -156,12 +156,12 @@ def main() -> None:
     predict = dataclasses.replace(segment.predict, scales=tuple(args.scales), flip=args.flip, window=window)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=args.out.parent) as folder:
-        path = Path(folder, f"video{args.out.suffix.lower()}")  # OpenCV writes to names alone
+        path = Path(folder, f"video{args.out.suffix.lower()}")  # OpenCV writes only to named files
         done = write(video, dataclasses.replace(segment, predict=predict), path, args.beside)
         with open(path, "rb") as content:
             output.save(lambda file: shutil.copyfileobj(content, file))
     announced = f" of {video.count} announced" if video.count > done else ""
-    print(f"{done} frames{announced}, {video.rate:g} a second: {args.out}")
+    print(f"{done} frames{announced}, {video.rate:g} per second: {args.out}")
 
 
 if __name__ == "__main__":

@@ -18,15 +18,15 @@ EXAMPLES = """examples:
 def main() -> None:
     """Parse, read, write."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("lists", nargs="+", metavar="NAME|FILE", help="lists of one folder of data")
+    parser.add_argument("lists", nargs="+", metavar="NAME|FILE", help="lists in the same data folder")
     parser.add_argument("--root", default="data", metavar="DIR", help="folder of the data (default data)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="the list that is written")
+    parser.add_argument("--out", required=True, metavar="FILE", help="the list to write")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     args = parser.parse_args()
     output = OutputFile("--out", args.out, args.force, [lists.find(name, args.root) for name in args.lists])
     samples = {sample.image: sample for name in args.lists for sample in lists.read(name, args.root)}
     output.write(lists.text(samples.values()).encode())
-    print(f"{args.out}: {len(samples)} images of {len(args.lists)} lists")
+    print(f"{args.out}: {len(samples)} images from {len(args.lists)} lists")
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ TITLES = {
     "TB": "TensorBoard",
 }
 HEAD = ("| key | default | allowed | meaning |", "| --- | --- | --- | --- |")
-BAR = r"\|"  # a bar within a cell
+BAR = r"\|"  # a bar inside a cell
 KINDS = {bool: "True or False", str: "text", list: "a list of names"}
 
 
@@ -43,7 +43,7 @@ def default(value: object) -> str:
 
 
 def row(key: Key) -> str:
-    """A key's row of the table; if its rule allows anything, the type of its default says what is allowed."""
+    """A key's row of the table; if its rule allows anything, the type of its default decides."""
     allowed = KINDS[type(key.default)] if key.rule.allowed == "anything" else key.rule.allowed
     cells = (f"`{key.name}`", default(key.default), allowed, key.meaning)
     return f"| {' | '.join(cell.replace('|', BAR) for cell in cells)} |"

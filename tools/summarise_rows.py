@@ -1,4 +1,4 @@
-"""Write the table, summary.json and picture of several trainings that were measured alike (used by launch/adapt.sh)."""
+"""Compare several trainings in a table, summary.json and a picture (used by launch/adapt.sh)."""
 
 import json
 import sys
@@ -29,17 +29,17 @@ EXAMPLES = """example:
 
 
 def arguments() -> Namespace:
-    """The command line; `masks` becomes {name: folder}; `titles` says what the names stand for."""
+    """The command line; `masks` becomes {name: folder}, `titles` maps names to titles."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
     add("--folder", required=True, type=Path, help="folder of NAME.json (tools/evaluate.py) and stages.json")
     add("--out", type=Path, help="folder for summary.json, table.md and comparison.png (default: --folder)")
-    add("--list", required=True, help="labelled list that was measured on")
+    add("--list", required=True, help="labelled list that was evaluated on")
     add("--root", type=Path, default=Path("data"), help="folder of the data (default: data)")
     add("--classes", default="cityscapes", help="label set: cityscapes, or a YAML file")
-    add("--seed", type=SEED, default=0, help="of the trainings, for summary.json")
-    add("--baseline-log", type=Path, metavar="FILE", help="its log.txt: whether it has BatchNorm to adapt")
-    add("--beside", type=Path, metavar="DIR", help="--folder of the same without pretrained weights, to compare with")
+    add("--seed", type=SEED, default=0, help="seed of the trainings, for summary.json")
+    add("--baseline-log", type=Path, metavar="FILE", help="its log.txt, which shows if there is BatchNorm to adapt")
+    add("--beside", type=Path, metavar="DIR", help="--folder of the same task without pretraining, to compare with")
     add("--masks", nargs="+", required=True, metavar="NAME=DIR", help=f"masks of {', '.join(NAMES)}, to compare")
     args = parser.parse_args()
     pairs = [text.partition("=") for text in args.masks]
@@ -52,7 +52,7 @@ def arguments() -> Namespace:
 
 
 def table(results: dict[str, dict], titles: dict[str, str]) -> str:
-    """Markdown table of the IoU per class and the mean, in percent, one column per training."""
+    """Markdown table of IoU per class and their mean, in percent, one column per training."""
     head = f"| IoU, % | {' | '.join(titles[r] for r in results)} |\n| --- |{' ---: |' * len(results)}"
     names = list(next(iter(results.values()))["iou"])
     rows = [[name, *(r["iou"][name] for r in results.values())] for name in names]
@@ -64,7 +64,7 @@ def table(results: dict[str, dict], titles: dict[str, str]) -> str:
 
 
 def picture(args: Namespace) -> np.ndarray:
-    """Input, truth and the masks of each training side by side, for images spread over the list; headings, legend."""
+    """Input, truth and each training's masks side by side, for images across the list; with headings and a legend."""
     samples, label_set = lists.read(args.list, str(args.root), labels=True), labels.load(args.classes)
     palette, rows, seen = label_set.palette(), [], set()
     names = lists.mask_names(samples)
@@ -81,7 +81,7 @@ def picture(args: Namespace) -> np.ndarray:
 
 
 def note(args: Namespace, results: dict[str, dict], seconds: float) -> str:
-    """What the table is of."""
+    """The note below the table."""
     images = next(iter(results.values()))["images"]
     text = f"{images} images of {args.list}, seed {args.seed}, {seconds:.0f} s in total"
     if {"baseline", "sac"} <= set(results):
@@ -92,11 +92,11 @@ def note(args: Namespace, results: dict[str, dict], seconds: float) -> str:
 
 
 def beside(args: Namespace, results: dict[str, dict]) -> str:
-    """What pretraining changes, as far as the same was measured without."""
+    """The effect of pretraining, if the same task was evaluated without it."""
     files = {name: path for name in results if (path := args.beside / f"{name}.json").is_file()}
     gains = (f"{args.titles[name]} {100 * (results[name]['miou'] - json.loads(read_bytes(path))['miou']):+.1f}"
              for name, path in files.items())
-    return f"; pretraining, against {args.beside}: {', '.join(gains)} points" if files else ""
+    return f"; gain over {args.beside} from pretraining: {', '.join(gains)} points" if files else ""
 
 
 def main() -> None:

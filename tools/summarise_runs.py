@@ -1,4 +1,4 @@
-"""Print mean and deviation of the best, last and lowest mIoU over runs with different seeds, from metrics.jsonl."""
+"""Print mean and standard deviation of the best, last and lowest mIoU over seeds, from runs' metrics.jsonl."""
 
 import json
 import math
@@ -33,7 +33,7 @@ def arguments() -> Namespace:
 
 
 def metrics_of(run: str) -> Path:
-    """A run's metrics.jsonl, named by itself or by its folder."""
+    """A run's metrics.jsonl, given the file or its folder."""
     return Path(run, "metrics.jsonl") if Path(run).is_dir() else Path(run)
 
 

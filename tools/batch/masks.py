@@ -1,4 +1,4 @@
-"""Folders of masks that infer_val.py wrote: the masks of a list, and their classes."""
+"""Folders of masks written by infer_val.py: the masks of a list, and their classes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from datasets.lists import Sample, mask_names
 
 
 def masks_in(folder: Path, samples: Sequence[Sample]) -> list[Path]:
-    """Every sample's mask in a folder that infer_val.py wrote; UserError if some are missing, or as `mask_names`."""
+    """Each sample's mask in a folder written by infer_val.py; UserError if some are missing, or from `mask_names`."""
     paths = [folder / name for name in mask_names(samples)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -20,6 +20,6 @@ def masks_in(folder: Path, samples: Sequence[Sample]) -> list[Path]:
 
 
 def of_masks(folder: Path, given: str = "") -> LabelSet:
-    """The label set of a folder of masks: `given`, or what infer_val.py has said there, or Cityscapes'."""
+    """The label set of a folder of masks: `given`, else as recorded there by infer_val.py, else Cityscapes'."""
     beside = folder / BESIDE_MASKS
     return labels.load(given or (str(beside) if beside.is_file() else labels.CITYSCAPES.name))

@@ -1,4 +1,4 @@
-"""PNG files: of what kind one is, and writing masks."""
+"""PNG files: detecting their kind, and writing masks."""
 
 import struct
 from pathlib import Path
@@ -13,16 +13,16 @@ from datasets.images import MAX_PIXELS, SIGNATURE, inspect
 GREY, RGB, PALETTE, RGBA = 0, 2, 3, 6  # colour types of PNGs
 COLOUR_TYPES = {GREY: "grey", RGB: "RGB", PALETTE: "palette", 4: "grey with alpha", RGBA: "RGBA"}
 
-# Unfiltered and run-length coded: for areas of one class the fastest to write and to read, and the smallest
-# file. OpenCV before 4.12 knows no filters; its default takes as long and a quarter more space.
+# Unfiltered and run-length coded: for areas of one class, the fastest to write and read, and the smallest. OpenCV
+# before 4.12 cannot choose filters; its default takes as long and a quarter more space.
 ENCODING = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE] if hasattr(cv2, "IMWRITE_PNG_FILTER") else []
 
 
 def kind(content: bytes, path: str | Path) -> tuple[int, int]:
-    """Bit depth and colour type of a PNG file's content, after checking that it is whole.
+    """Bit depth and colour type of a PNG file's content, after checking that it is complete.
 
-    Decoders complain on stderr in words of their own, and some return half of an image, so this comes first.
-    It costs a hundredth of decoding.
+    Decoders print their own complaints to stderr, and some return half an image, so this comes first. It costs a
+    hundredth of decoding.
 
     Raises:
         UserError: not a PNG, truncated, damaged, or too large.

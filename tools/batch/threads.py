@@ -1,4 +1,4 @@
-"""One function over many items on all cores, with a progress bar."""
+"""Run a function on many items, on all cores, with a progress bar."""
 
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
@@ -18,23 +18,23 @@ def parallel_map(
 ) -> Iterator[Result]:
     """Yield `function(item)` in the order of the items.
 
-    Threads, not processes: what these functions do (decode, count, look up, encode) is compiled code that
-    runs outside of Python's lock; threads start at once, share memory and hand on errors as they are.
+    Threads, not processes: these functions (decode, count, look up, encode) run compiled code outside the GIL; threads
+    start at once, share memory and pass on exceptions as they are.
 
     Args:
         function: called in another thread.
         items: any number.
         workers: threads; 0 = one per core.
-        desc: says on the progress bar what is done.
+        desc: label of the progress bar.
 
     Raises:
-        UserError: a number of workers that makes no sense.
-        whatever `function` raises; items under way are finished, the rest is not started.
+        UserError: invalid number of workers.
+        whatever `function` raises; items in progress are finished, the rest are not started.
     """
     if not 0 <= workers <= MOST_WORKERS:
         raise UserError(f"--workers {workers}: expected a whole number from 0 to {MOST_WORKERS}")
-    # glibc returns freed memory to the system, and a new image waits until its pages are zeroed, unless a large block
-    # was freed before.
+    # glibc returns freed memory to the system, so that each new image waits for zeroed pages, unless a large block was
+    # freed before.
     np.empty(31 * 2**20, np.uint8)
     pool = ThreadPool(max(1, min(workers or cores(), len(items))))
     try:

@@ -1,4 +1,4 @@
-"""The commands that go through many files, against decoding (and encoding) these files on as many cores."""
+"""The commands that process many files, against decoding (and encoding) these files on as many cores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,24 +23,24 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def decode(path: Path) -> np.ndarray:
-    """A file's pixels as they are: a palette's indices."""
+    """A file's pixels as stored, so palette images give indices."""
     if path.parent.name == "labels":
         return np.asarray(Image.open(path))
     return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
 
 
 def over_cores(function: Callable[[Path], object], files: list[Path]) -> None:
-    """A function of all files, a thread a core."""
+    """Run a function on all files, one thread per core."""
     for _ in parallel_map(function, files):
         pass
 
 
 def masks(material: Material, folder: Path, settings: Settings, ending: str) -> list[Path]:
-    """Names of train-id masks in a folder of their own."""
+    """Links to train-ID masks in a folder of their own."""
     found = [material.root / str(sample.label) for sample in material.target if sample.label]
     found = found or sorted((material.root / MASKS).rglob("*labelIds.png"))[: settings.images]
     if not found:
-        raise UserError(f"there is no mask of train ids in {material.root / MASKS}, and the list names none")
+        raise UserError(f"there are no train-ID masks in {material.root / MASKS}, and the list names none")
     return copies(found, folder, 8 if settings.quick else 400, ending)
 
 
@@ -54,7 +54,7 @@ def weights(material: Material, folder: Path, settings: Settings) -> list[Row]:
 
 
 def per_file(name: str, what: str, times: list[float], count: int, goal: float) -> Row:
-    """A row of times that are of `count` files."""
+    """A row from times of `count` files."""
     return Row(name, what, times[0] / count, times[1] / count, goal)
 
 
@@ -71,7 +71,7 @@ def evaluate(material: Material, folder: Path, settings: Settings) -> list[Row]:
 
 
 def convert(material: Material, folder: Path, settings: Settings) -> list[Row]:
-    """convert_train_ids.py: each kind of raw labels that is there, and one label of each."""
+    """convert_train_ids.py, per label, for each kind of raw labels that exists."""
     rows, what = [], "a label; floor: decoding and encoding it, over the cores used"
     for dataset, raw, _ in RAW:
         found = sorted((material.root / raw).rglob("*labelIds.png" if dataset == "cs" else "*.png"))[: settings.images]
@@ -91,13 +91,13 @@ def convert(material: Material, folder: Path, settings: Settings) -> list[Row]:
 
 
 def recode(path: Path) -> None:
-    """Decode a label and encode it as a mask is."""
+    """Decode a label and encode it like a mask."""
     pixels = decode(path)
     cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., 2].astype(np.uint8), ENCODING)
 
 
 def infer(material: Material, folder: Path, settings: Settings) -> list[Row]:
-    """infer_val.py, from images on disk to masks on disk: what each image adds."""
+    """infer_val.py, from images on disk to masks on disk: the cost of each additional image."""
     network = build(settings.network, 19)
     state = {f"module.backbone.{name}": value for name, value in network.state_dict().items()}
     checkpoint.save(folder / "random.pth", {"model": state, "opt": {}, "epoch": 0, "score": 0.0})

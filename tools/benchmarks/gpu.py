@@ -1,4 +1,4 @@
-"""The published ResNet-101 step on a CUDA device against its arithmetic, its memory, and the loader beside it."""
+"""The published ResNet-101 step on a CUDA device: time against its arithmetic, memory, and the loader that feeds it."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -19,11 +19,11 @@ from tools.benchmarks.material import Material, Settings, published
 from tools.benchmarks.measure import Row, seconds
 from tools.benchmarks.training import CLASSES, batch, networks_alone, sac_step
 
-IMAGES = 16  # of an iteration: 8 of the source, 2 of the target with 4 views each
+IMAGES = 16  # per iteration: 8 source images, and 4 views of each of 2 target images
 
 
 def timed(function: Callable[[], object], runs: int, warm_up: int = 3) -> float:
-    """Median seconds of a function's work on the device, by CUDA events."""
+    """Median seconds of a function's work on the device, timed with CUDA events."""
     for _ in range(warm_up):
         function()
     times = []
@@ -38,14 +38,14 @@ def timed(function: Callable[[], object], runs: int, warm_up: int = 3) -> float:
 
 
 def matrix_rate(side: int = 8192) -> float:
-    """Operations a second of a bfloat16 product of random matrices."""
+    """Operations per second of a bfloat16 product of random matrices."""
     a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / timed(lambda: a @ b, 20)
 
 
 def rows(material: Material, settings: Settings) -> Iterator[Row]:
     """The step, eager and compiled; smaller micro-batches; the loader."""
-    torch.backends.cudnn.benchmark = True  # as train.py has it
+    torch.backends.cudnn.benchmark = True  # as in train.py
     rate, work = matrix_rate(), arithmetic(settings)
     whole = step_row(settings, rate, work, 0)
     yield whole
@@ -60,7 +60,7 @@ def rows(material: Material, settings: Settings) -> Iterator[Row]:
 
 
 def step_row(settings: Settings, rate: float, work: float, micro_batch: int, compiled: bool = False) -> Row:
-    """A whole iteration in bfloat16 and channels-last: time, and the most memory that it takes."""
+    """A whole iteration in bfloat16 and channels-last: time and peak memory."""
     step, source, views = prepared(settings, micro_batch, compiled)
     torch.cuda.reset_peak_memory_stats()
     taken = timed(partial(step, source, views, 1), 2 * settings.runs)
@@ -75,7 +75,7 @@ def step_row(settings: Settings, rate: float, work: float, micro_batch: int, com
 
 
 def prepared(settings: Settings, micro_batch: int, compiled: bool = False) -> tuple[SACStep, Source, Views]:
-    """A step and its batch on an empty device."""
+    """A step and its batch, with the device memory emptied first."""
     gc.collect()
     torch.cuda.empty_cache()
     device, cfg = torch.device("cuda", 0), published(settings, "MODEL.LR", "1e-5")
@@ -84,7 +84,7 @@ def prepared(settings: Settings, micro_batch: int, compiled: bool = False) -> tu
 
 
 def arithmetic(settings: Settings) -> int:
-    """Floating-point operations of an iteration's networks, counted without computing."""
+    """Floating-point operations of an iteration's networks, counted without computing them."""
     with torch.device("meta"):
         network = NETWORKS[settings.network](CLASSES).to("meta")
         image = torch.zeros(1, 3, *settings.crop)
@@ -96,7 +96,7 @@ def arithmetic(settings: Settings) -> int:
 
 
 def loader_row(material: Material, settings: Settings, workers: int, step_seconds: float) -> Row:
-    """Seconds that the loader takes for an iteration's images."""
+    """Seconds the loader takes for an iteration's images."""
     cfg = published(settings)
     source, target, train = loading.source(material, cfg), loading.target(material, cfg), cfg.TRAIN
     data = Iterations(source, target, lengths=[len(source)], batch=train.BATCH_SIZE, groups=train.NUM_GROUPS, seed=0)

@@ -1,4 +1,4 @@
-"""One loader worker's work, on one core: a source sample, a group of views, and how lists grow."""
+"""The work of one loader worker on one core: a source sample, a group of views, and lists of growing length."""
 
 import gc
 import os
@@ -21,19 +21,19 @@ CLASSES = 19
 
 
 def source(material: Material, cfg: CfgNode) -> SourceTraining:
-    """The source as a configuration trains on it."""
-    size = tuple(cfg.DATASET.GAME_SIZE) if cfg.DATASET.CROP_SIZE[0] >= 512 else None  # small ones are of --quick
+    """The source, as a configuration trains on it."""
+    size = tuple(cfg.DATASET.GAME_SIZE) if cfg.DATASET.CROP_SIZE[0] >= 512 else None  # smaller crops are for --quick
     return SourceTraining(material.source, material.root, augmentation(cfg), num_classes=CLASSES, game_size=size)
 
 
 def target(material: Material, cfg: CfgNode) -> TargetTraining:
-    """The target's views as a configuration trains on them."""
+    """The target's views, as a configuration trains on them."""
     tables = sampling.cumulative_tables(None, [s.image for s in material.target], CLASSES, 0.25)
     return TargetTraining(material.target, material.root, tables, view_policy(cfg))
 
 
 def per_item(part: Callable[[int], object], floor: Callable[[int], object], items: int, runs: int) -> list[float]:
-    """Median seconds per item of a part and its floor, item by item in turns, on one core."""
+    """Median seconds per item of a part and its floor, alternating item by item, on one core."""
     with one_thread():
         functions = [partial(function, i) for i in range(items) for function in (part, floor)]
         times = in_turns(*functions, runs=runs)
@@ -41,7 +41,7 @@ def per_item(part: Callable[[int], object], floor: Callable[[int], object], item
 
 
 def read(root: Path, image: str, label: str | None = None) -> None:
-    """Decode files as they are needed: an image's red, green and blue, a label's numbers."""
+    """Decode files in the form needed: an image's RGB, a label's numbers."""
     for name, flags in ((image, cv2.IMREAD_COLOR_RGB), (label, cv2.IMREAD_UNCHANGED)):
         if name and cv2.imread(os.path.join(root, name), flags) is None:
             raise FileNotFoundError(name)
@@ -77,7 +77,7 @@ def target_rows(material: Material, settings: Settings) -> list[Row]:
 
 
 def growth(folder: Path, settings: Settings) -> list[Row]:
-    """Lists of 10^4, 10^5 and 10^6 lines, and their weights: opening them, and drawing an image."""
+    """Lists of 10^4, 10^5 and 10^6 lines, with weights: opening them, and drawing an image."""
     rows, counts = [], (100, 1000) if settings.quick else (10**4, 10**5, 10**6)
     for count in counts:
         path = folder / f"{count}.txt"
@@ -90,13 +90,13 @@ def growth(folder: Path, settings: Settings) -> list[Row]:
         floor = min(seconds(lambda path=path: path.read_text().split()) for _ in range(3))
         more = {"MB": round(size)} | drawing(kept[0], folder / f"{count}.data", view_policy(published(settings)))
         name = "growth" if count == counts[-1] else f"growth_{count}"
-        what = f"a list of {count} lines is opened; floor: reading and splitting its text"
+        what = f"opening a list of {count} lines; floor: reading and splitting its text"
         rows.append(Row(name, what, opening, floor, more=more))
     return rows
 
 
 def drawing(samples: Sequence[lists.Sample], path: Path, policy: ViewPolicy) -> dict[str, float]:
-    """Seconds to open a weights file of these samples, microseconds to draw an image in epoch 0 and 1000."""
+    """Seconds to open a weights file of these samples, microseconds to draw an image in epochs 0 and 1000."""
     names = lists.mask_names(samples)
     classes = CLASSES - 1  # the last one is not weighted
     shares = {name: {c: 0.0 for c in range(i % 3, classes, 3)} for i, name in enumerate(names)}
@@ -122,6 +122,6 @@ def drawing(samples: Sequence[lists.Sample], path: Path, policy: ViewPolicy) -> 
 
 
 def memory() -> float:
-    """Megabytes that this process has in memory."""
+    """Resident memory of this process, in MB."""
     gc.collect()
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6

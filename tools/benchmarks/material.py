@@ -1,4 +1,4 @@
-"""The files to measure with: a folder in the published layout with lists, or scenes rendered like one."""
+"""The files to measure with: a folder with the published layout and lists, or rendered scenes in that layout."""
 
 import io
 import runpy
@@ -20,10 +20,10 @@ MASKS = "cityscapes/gtFine2/train"  # of the rendered world
 
 
 class Settings(NamedTuple):
-    """How much is measured."""
+    """How much to measure."""
 
-    quick: bool  # small sizes, for trying the tool out
-    runs: int  # of which the median is taken
+    quick: bool  # small sizes, to try the tool out
+    runs: int  # to take the median of
     images: int  # of each kind
 
     @property
@@ -38,7 +38,7 @@ class Settings(NamedTuple):
 
 
 def published(settings: Settings, *pairs: str, name: str = "deeplabv2_resnet101_train.yaml") -> CfgNode:
-    """A published configuration with the network that is measured, from random weights, and with these pairs set."""
+    """A published configuration with the measured network, random weights, and these pairs set."""
     words = ["MODEL.ARCH", settings.network, "MODEL.INIT_MODEL", "", "DATASET.CROP_SIZE", str(list(settings.crop))]
     return config.load(str(ROOT / "configs" / name), [*words, *pairs])[0]
 
@@ -52,10 +52,10 @@ class Material(NamedTuple):
 
 
 def command(name: str, *words: object) -> None:
-    """Run one of the project's commands within this process, where everything is imported, and without its output.
+    """Run one of the project's commands in this process, where everything is already imported, without its output.
 
     Raises:
-        UserError: it fails; with its last line.
+        UserError: the command fails; the message is its last line.
     """
     before, threads, said = sys.argv, torch.get_num_threads(), io.StringIO()
     sys.argv = [name, *map(str, words)]
@@ -72,18 +72,18 @@ def command(name: str, *words: object) -> None:
 
 
 def given(root: Path, settings: Settings) -> Material:
-    """The first images of the published lists below a root."""
+    """The first images of the published lists under a root."""
     source = lists.read("train_game_9K", str(root), labels=True)[: settings.images]
     return Material(root, source, lists.read("train_cityscapes", str(root))[: settings.images])
 
 
 def render(folder: Path, settings: Settings) -> Material:
-    """Scenes of the real sizes with sensor noise, so that decoding costs what it costs for photographs."""
+    """Scenes in the real sizes, with sensor noise so that decoding costs as much as for photographs."""
     sizes = ("256x128", "240x132", "160x96") if settings.quick else ("2048x1024", "1914x1052", "1280x760")
     counts = [word for world in ("gta", "synthia", "train") for word in (f"--{world}", settings.images)]
     named = [word for name, size in zip(("size", "gta-size", "synthia-size"), sizes, strict=True)
              for word in (f"--{name}", size)]
-    # Processes for a few small scenes would cost more than the scenes.
+    # For a few small scenes, starting processes would cost more than rendering.
     workers = ("--workers", 1) if settings.quick else ()
     command("tools/make_streets.py", "--out", folder, *counts, "--val", 0, "--test", 0, *named, *workers)
     for dataset, raw, ids in RAW:
@@ -96,7 +96,7 @@ def render(folder: Path, settings: Settings) -> Material:
                     [Sample(*pair) for pair in zip(images, labels, strict=True)])
 
 
-RAW = (  # raw labels and train ids of each data set
+RAW = (  # raw labels and train IDs of each data set
     ("cs", "cityscapes/gtFine", "cityscapes/gtFine2"),
     ("gta", "game/labels", "game/labels_cs"),
     ("synthia", "synthia/GT/LABELS", "synthia/labels_cs"),
@@ -104,7 +104,7 @@ RAW = (  # raw labels and train ids of each data set
 
 
 def copies(files: list[Path], folder: Path, count: int, ending: str) -> list[Path]:
-    """`count` names for the files' contents in a folder."""
+    """Make `count` links to the files in a new folder."""
     folder.mkdir(parents=True)
     made = [folder / f"{i:05d}{ending}" for i in range(count)]
     for i, path in enumerate(made):

@@ -1,4 +1,4 @@
-"""Measuring a part against its floor: in turns, several times, medians."""
+"""Time a part against its floor: alternating, over several rounds, as medians."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,37 +11,37 @@ import torch
 
 
 class Row(NamedTuple):
-    """What was measured."""
+    """A measurement."""
 
-    name: str  # the part's, or the part's and what of it
-    what: str  # one of what the seconds are of, and what the floor is
+    name: str  # the part's, with a suffix if it has several rows
+    what: str  # what one item is, and what the floor is
     seconds: float
     floor_seconds: float
-    goal: float | None = None  # of the ratio, at most
+    goal: float | None = None  # largest acceptable ratio
     more: dict[str, Any] = {}  # other figures
 
     @property
     def ratio(self) -> float:
-        """Time over floor."""
+        """Time divided by floor."""
         return self.seconds / self.floor_seconds
 
     def entry(self) -> dict[str, Any]:
-        """What --json holds of it."""
+        """The row's entry in --json."""
         figures = {"seconds": self.seconds, "floor_seconds": self.floor_seconds, "ratio": self.ratio}
         return figures | {"goal": self.goal, "what": self.what} | self.more
 
 
 def seconds(function: Callable[[], object]) -> float:
-    """How long a call takes."""
+    """Seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def in_turns(*functions: Callable[[], object], runs: int) -> list[float]:
-    """Median time of each function in `runs` rounds; in a round each has its turn, after one that does not count.
+    """Median seconds of each function over `runs` rounds that call each function once, after a warm-up round.
 
-    What the machine does besides then slows all of them alike.
+    Alternating lets other load on the machine slow all of them alike.
     """
     for function in functions:
         function()
@@ -51,7 +51,7 @@ def in_turns(*functions: Callable[[], object], runs: int) -> list[float]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch and OpenCV on one core, as in a loader's worker."""
+    """Run torch and OpenCV on one core, as in a loader worker."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
@@ -66,7 +66,7 @@ HEADING = f"{'part':22} {'time':>10} {'floor':>10} {'ratio':>6} {'at most':>7}  
 
 
 def line(row: Row) -> str:
-    """A row for reading, below HEADING."""
+    """A row as text, below HEADING."""
     goal = "" if row.goal is None else f"{row.goal:.2f}"
     taken, floor = (f"{1000 * t:.2f} ms" if t < 10 else f"{t:.2f} s" for t in (row.seconds, row.floor_seconds))
     more = "".join(f"; {name} {value}" for name, value in row.more.items())

@@ -1,4 +1,4 @@
-"""A training step against its networks alone, the method's part of it, and a confusion matrix."""
+"""A training step against its networks alone, the method's part of a step, and a confusion matrix."""
 
 from functools import partial
 
@@ -21,22 +21,22 @@ from tools.benchmarks.measure import Row, in_turns
 
 CLASSES = 19
 CPU = torch.device("cpu")
-# How many arrays [8,C,H,W] the plain operations make, each of which is read too. In the fusion: masked, warped, times
-# v, warped back, times valid. In the loss: upsampled, log-softmax.
+# Number of arrays [8,C,H,W] that the plain operations write and read. Fusion: masked, warped, times v, warped back,
+# times valid. Loss: upsampled, log-softmax.
 FUSION_AND_LOSS = 7
 # Upsampled, softmax; the gradients of the picked log-probabilities and of the log-softmax.
 REST = 4
 
 
 def sac_step(cfg: CfgNode, compute: Compute) -> SACStep:
-    """The step of a configuration from random weights, its teacher initialised."""
+    """A configuration's step with random weights and an initialised teacher."""
     step = build.step(cfg, compute, CLASSES, "")
     step.network.update_teacher(step.constants.net_momentum, step.constants.beta)
     return step
 
 
 def batch(cfg: CfgNode, device: torch.device) -> tuple[Source, Views]:
-    """Random images of an iteration, with views drawn as the configuration has them."""
+    """Random images for an iteration, with views drawn as configured."""
     rng, size, n = np.random.default_rng(0), cfg.DATASET.CROP_SIZE, cfg.TRAIN.BATCH_SIZE
     drawn = [view for i in range(cfg.TRAIN.NUM_GROUPS) for view in view_policy(cfg).draw(rng, i).views]
     a, a_inv = (torch.from_numpy(np.stack(m)).to(device)
@@ -50,7 +50,7 @@ def batch(cfg: CfgNode, device: torch.device) -> tuple[Source, Views]:
 
 
 def networks_alone(step: SACStep, source: Source, views: Views) -> None:
-    """What the networks do in a step, in its order and with its micro-batches, and nothing else."""
+    """Only what the networks do in a step, in the same order and with the same micro-batches."""
 
     def loss_of(image: Tensor, seeds: Tensor, part: slice) -> Tensor:
         return step.compute.logits(step.called, image[part], seeds[part]).sum()
@@ -64,7 +64,7 @@ def networks_alone(step: SACStep, source: Source, views: Views) -> None:
 
 
 def step_rows(settings: Settings) -> list[Row]:
-    """The SAC step on the CPU against its networks alone, in bfloat16 where the CPU computes in it, else in float32."""
+    """The SAC step on the CPU against its networks alone, in bfloat16 if the CPU supports it, else in float32."""
     size = (64, 128) if settings.quick else (256, 512)
     cfg = published(settings, "DATASET.CROP_SIZE", str(list(size)), "TRAIN.BATCH_SIZE", "2", "TRAIN.NUM_GROUPS", "1",
                     "TRAIN.GROUP_SIZE", "2", "MODEL.LR", "1e-5")
@@ -86,7 +86,7 @@ def step_rows(settings: Settings) -> list[Row]:
 
 
 class Known(nn.Module):
-    """A network whose logits [n,C,h,w] are known, whatever the image."""
+    """A network that returns given logits [n,C,h,w], whatever the image."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -98,13 +98,13 @@ class Known(nn.Module):
 
 
 def known_logits(n: int, size: tuple[int, int]) -> Tensor:
-    """Logits at stride 8 of a scene: areas of some 60 pixels with a class each, and noise."""
+    """Scene-like logits at stride 8: areas of some 60 pixels with one class each, plus noise."""
     areas = F.interpolate(4 * torch.randn(n, CLASSES, size[0] // 8 + 1, size[1] // 8 + 1), size=size, mode="bicubic")
     return areas + 0.3 * torch.randn(n, CLASSES, *size)
 
 
 def refine_rows(settings: Settings) -> list[Row]:
-    """The method's part of a step: from fusion to loss, and all of it, from the logits to the student's gradient."""
+    """The method's part of a step: from fusion to loss, and in full, from the logits to the student's gradient."""
     cfg, crop = published(settings), settings.crop
     _, views = batch(cfg, CPU)
     n, small = len(views.clean), (crop[0] // 8 + 1, crop[1] // 8 + 1)
@@ -124,7 +124,7 @@ def refine_rows(settings: Settings) -> list[Row]:
 
 @torch.no_grad()
 def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Tensor:
-    """Sections 4.7 to 4.9 for views whose probabilities m [n,C,H,W] are there: the loss, without gradient."""
+    """Sections 4.7 to 4.9 for views with given probabilities m [n,C,H,W]: the loss, without gradient."""
     c, chi = step.constants, step.class_prior
     fused = [consistency.confidence(consistency.fuse_views(*image, c.fusion))
              for image in zip(*(x.split(c.views) for x in (m, views.padding, views.A, views.A_inv)), strict=True)]
@@ -135,7 +135,7 @@ def from_fusion_to_loss(step: SACStep, views: Views, m: Tensor) -> Tensor:
 
 
 def confusion_rows(settings: Settings) -> list[Row]:
-    """A validation image's confusion matrix."""
+    """The confusion matrix of a validation image."""
     label, prediction = torch.randint(0, CLASSES, (2, *settings.crop), dtype=torch.uint8)
     bins = torch.randint(0, CLASSES**2, (label.numel(),), dtype=torch.int16)
     matrix = ConfusionMatrix(CLASSES)

@@ -1,4 +1,4 @@
-"""How many images the published lists have (configs/domains, docs/reproduction.md)."""
+"""The number of images in each published list (configs/domains, docs/reproduction.md)."""
 
 from tools.domain import domains
 

@@ -1,8 +1,8 @@
-"""Domains: where a data set's images and labels lie, how they are named and encoded, and which lists it makes.
+"""Domains: where a data set's images and labels are, how they are named and encoded, and which lists it has.
 
-Each is a YAML file: those of configs/domains by their names, a user's own by its path (docs/own_data.md). Paths are
-relative to the data's root and have placeholders: `{name}` stands for some characters of one file's or folder's name,
-`{name/}` for any number of folders. A label's path is made of what the placeholders stand for in its image's path.
+Each is a YAML file, given by its name in configs/domains or, for a user's own, by its path (docs/own_data.md). Paths
+are relative to the data root and have placeholders: `{name}` stands for part of a file or folder name, `{name/}` for
+any number of folders. A label's path is filled with what the placeholders stand for in its image's path.
 """
 
 import re
@@ -21,12 +21,12 @@ from tools.batch.png import GREY, PALETTE, RGB, RGBA
 
 FOLDER = Path(__file__).resolve().parents[2] / "configs" / "domains"
 ALIASES = {"cs": "cityscapes"}
-# How labels hold their classes: bit depth and colour type of the PNGs, and in words.
+# How labels encode their classes: bit depth and colour type of the PNGs, and a description.
 ENCODED: dict[str, tuple[tuple[tuple[int, int], ...], str]] = {
     "raw_ids": (((8, GREY),), "an 8-bit grey PNG of raw IDs"),
     "palette": (((1, PALETTE), (2, PALETTE), (4, PALETTE), (8, PALETTE), (8, GREY)),
                 "a palette or 8-bit grey PNG of raw IDs"),
-    "rgb": (((8, RGB), (8, RGBA)), "an 8-bit RGB PNG of classes' colours"),
+    "rgb": (((8, RGB), (8, RGBA)), "an 8-bit RGB PNG of class colours"),
     "red16": (((16, RGB),), "a 16-bit RGB PNG of raw IDs in the red channel"),
     "train_ids": (((8, GREY),), "an 8-bit grey PNG of train IDs"),
 }  # fmt: skip
@@ -41,7 +41,7 @@ class Pattern:
         text: such as `rgb_anon/{condition}/{split}/{frame}_rgb_anon.png`.
 
     Raises:
-        ValueError: it is not a relative path, or a brace belongs to no placeholder.
+        ValueError: not a relative path, or a brace outside a placeholder.
     """
 
     def __init__(self, text: str) -> None:
@@ -64,12 +64,12 @@ class Pattern:
         return self.text.partition("{")[0].rpartition("/")[0]
 
     def match(self, path: str) -> dict[str, str] | None:
-        """What the placeholders stand for in a path; None if it is of another form."""
+        """What the placeholders stand for in a path; None if it does not match."""
         found = self._regex.fullmatch(path)
         return found.groupdict() if found else None
 
     def fill(self, values: Mapping[str, str]) -> str:
-        """The path with values for its placeholders; those without a value stay."""
+        """The path with its placeholders filled in; those without a value stay."""
         return PLACEHOLDER.sub(lambda found: values.get(found[1], found[0]), self.text)
 
 
@@ -78,21 +78,21 @@ class Labels:
     """The labels of a domain."""
 
     files: Pattern  # as published
-    train_ids: Pattern  # as convert_train_ids.py writes them; the published ones themselves, if they are train IDs
-    encoding: str  # of ENCODED
+    train_ids: Pattern  # as written by convert_train_ids.py; the published ones if they are train IDs
+    encoding: str  # a key of ENCODED
     ending: str  # of the published files' names
 
 
 @dataclass(frozen=True)
 class ListRule:
-    """Which images a list holds."""
+    """Which images a list contains."""
 
     images: int = 0  # as published; 0 = unknown
-    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # placeholder -> values that it may have
+    where: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # placeholder -> allowed values
     labels: str = "required"  # required, optional or none
     numbered_to: int = 0  # only images whose {name} is a number up to this one; 0 = all
-    drawn_of: int = 0  # a draw of `images` out of so many, or in proportion; 0 = all
-    without: str = ""  # a list whose images are left out
+    drawn_of: int = 0  # draw `images` out of this many, or in proportion; 0 = all
+    without: str = ""  # a list whose images are excluded
 
 
 @dataclass(frozen=True)
@@ -105,10 +105,10 @@ class Domain:
     classes: LabelSet  # with this data set's raw IDs, or colours
     lists: Mapping[str, ListRule]
     licence: str = ""
-    root: str = "data"  # folder that the paths start from, unless a command is given another one
+    root: str = "data"  # default folder that the paths start from
     mean: tuple[float, ...] | None = None  # of the images, as fractions of 255; None = unknown
     std: tuple[float, ...] | None = None
-    sources: tuple[str, ...] = ()  # of a user's own domain: its file, and that of its label set
+    sources: tuple[str, ...] = ()  # of a user's own domain: its file and its label set's
 
 
 class Found(NamedTuple):
@@ -126,7 +126,7 @@ def names() -> list[str]:
 
 
 def find(domain: Domain, root: str | Path) -> list[Found]:
-    """The images of a domain that are on the disk, sorted by their paths; UserError if a folder cannot be read."""
+    """A domain's images on disk, sorted by path; UserError if a folder cannot be read."""
     folder = Path(root, domain.images.folder)
     found, own = [], domain.labels
     for path in find_files(folder, SUFFIXES) if folder.is_dir() else ():
@@ -140,10 +140,10 @@ def find(domain: Domain, root: str | Path) -> list[Found]:
 
 
 def load(name_or_path: str) -> Domain:
-    """A domain by its name in configs/domains, or by the path of a YAML file.
+    """Load a domain by its name in configs/domains, or by the path of a YAML file.
 
     Raises:
-        UserError: there is none of that name, or the file is not valid.
+        UserError: there is no such domain, or the file is invalid.
     """
     name = ALIASES.get(name_or_path, name_or_path)
     own = name.endswith((".yaml", ".yml"))
@@ -162,10 +162,10 @@ def _domain(name: str, content: Any) -> Domain:
     allowed = ("images", "labels", "classes", "raw_ids", "raw_colours", "lists", "licence", "root", "mean", "std")
     _check_keys(content, allowed, "the file")
     if "images" not in content:
-        raise ValueError("`images` is missing: where the images lie, such as images/{name}.png")
+        raise ValueError("`images` is missing: where the images are, such as images/{name}.png")
     images, rules = Pattern(str(content["images"])), content.get("lists") or {}
     if not isinstance(rules, dict):
-        raise ValueError("`lists` must be {name of a list: which images it holds, {} for all}")
+        raise ValueError("`lists` must be {name of a list: which images it contains, {} for all}")
     lists = {key: _list_rule(key, rule, images) for key, rule in rules.items()}
     return Domain(
         name=name, images=images, lists=lists, classes=_classes(content),
@@ -198,7 +198,7 @@ def _labels(content: Any, images: Pattern) -> Labels:
 
 
 def _single(kind: type, given: Any, expected: str) -> Any:
-    """A value of a type; ValueError saying what was expected."""
+    """A value of this type; ValueError that says what was expected."""
     try:
         return single(kind, given)
     except ValueError:
@@ -224,7 +224,7 @@ def _list_rule(name: str, content: Any, images: Pattern) -> ListRule:
     where = {}
     for key, values in content.get("where", {}).items():
         values = values if isinstance(values, list) else [values]
-        where[key] = tuple(_single(str, v, f"list {name}: where: {key} must be a text, or several") for v in values)
+        where[key] = tuple(_single(str, v, f"list {name}: where: {key} must be one text or several") for v in values)
     rule = ListRule(**given | {"where": where})
     if rule.labels not in ("required", "optional", "none"):
         raise ValueError(f"list {name}: labels: {rule.labels!r}; expected required, optional or none")

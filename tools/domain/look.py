@@ -1,4 +1,4 @@
-"""What the files of a data set are like: sizes and colours of the images, kinds and values of the labels."""
+"""Inspect the files of a data set: sizes and colours of the images, kinds and values of the labels."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ class Values(NamedTuple):
     """The labels of a domain."""
 
     encoding: str
-    pixels: Counter[int]  # raw ID, or colour 0xRRGGBB -> its pixels
+    pixels: Counter[int]  # raw ID, or colour 0xRRGGBB -> number of pixels
     sizes: np.ndarray  # int [N,2]
 
 
 def moments(image: np.ndarray) -> np.ndarray:
-    """Pixels, sums and sums of squares of an image's channels, float64 [3,3]."""
+    """Number of pixels, sums and sums of squares of an image's channels, float64 [3,3]."""
     mean, std = (x[:, 0] for x in cv2.meanStdDev(image))  # exact enough: float64 over one image
     return np.stack([np.ones(3), mean, std**2 + mean**2]) * (image.shape[0] * image.shape[1])
 
@@ -74,7 +74,7 @@ def at_labels(paths: Sequence[Path], workers: int, what: str) -> Values:
         raw = read_raw(path, encoding)
         values, pixels = np.unique(raw, return_counts=True)
         if len(values) > MOST_COLOURS + 1:
-            raise UserError(f"{path} has {len(values)} colours: a picture, or a label that was scaled or blended?")
+            raise UserError(f"{path} has {len(values)} colours: is it a photo, or a label that was scaled or blended?")
         return raw.shape, Counter(dict(zip(values.tolist(), pixels.tolist(), strict=True)))
 
     seen = list(parallel_map(look, paths, workers, what))
@@ -82,16 +82,16 @@ def at_labels(paths: Sequence[Path], workers: int, what: str) -> Values:
     for _, pixels in seen:
         total.update(pixels)
     if len(total) > MOST_COLOURS:
-        raise UserError(f"the labels have {len(total)} values, at most {MOST_COLOURS} classes are possible; are "
+        raise UserError(f"the labels have {len(total)} values, but at most {MOST_COLOURS} classes are possible; are "
                         "they labels?")
     return Values(encoding, total, np.array([size for size, _ in seen]))
 
 
 def encoding_of(path: Path) -> str:
-    """How a label holds its classes, told by its header."""
+    """A label's encoding, according to its header."""
     kind = png.kind(read_bytes(path), path)
     for encoding in ("raw_ids", "palette", "rgb", "red16"):
         if kind in ENCODED[encoding][0]:
             return encoding
     found = f"{kind[0]}-bit {png.COLOUR_TYPES.get(kind[1], 'unknown')} PNG"
-    raise UserError(f"{path} is a {found}: expected grey or palette with 8 bits, RGB with 8 or 16")
+    raise UserError(f"{path} is a {found}: expected 8-bit grey or palette, or RGB of 8 or 16 bits")

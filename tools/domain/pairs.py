@@ -1,4 +1,4 @@
-"""Which label belongs to which image, from their names alone, as patterns of a domain's YAML file."""
+"""Match labels to images by their names, as patterns for a domain's YAML file."""
 
 from collections.abc import Iterator, Sequence
 from os.path import commonprefix
@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 from core.cli import UserError
 
-PROBED = 20  # images whose labels a rule has to find before it is tried on all of them
+PROBED = 20  # images that a rule must work for before it is tried on all
 
 
 class Rule(NamedTuple):
-    """How an image's name becomes its label's: beginning and ending are replaced; the folders stay, or are left out."""
+    """How an image's name becomes its label's: beginning and ending are replaced; folders are kept or dropped."""
 
-    image: tuple[str, str] = ("", "")  # beginning and ending of the name, without the file's
+    image: tuple[str, str] = ("", "")  # beginning and ending of the name, without file extension
     label: tuple[str, str] = ("", "")
-    flat: bool = False  # the labels lie in no folders below
+    flat: bool = False  # the labels are not in subfolders
 
     def apply(self, path: PurePosixPath) -> str | None:
-        """The label's path for an image's, without the file's ending; None if the name has another form."""
+        """The label's path for an image's, without file extension; None if the name does not fit."""
         name, (before, after) = path.stem, self.image
         if len(name) <= len(before) + len(after) or not (name.startswith(before) and name.endswith(after)):
             return None
@@ -34,7 +34,7 @@ class Rule(NamedTuple):
 
 
 def find_rule(images: Sequence[str], labels: Sequence[str], where: str) -> Rule:
-    """The rule by which every image has a label.
+    """The rule that gives every image a label.
 
     Args:
         images: paths, relative to their folder.
@@ -51,21 +51,21 @@ def find_rule(images: Sequence[str], labels: Sequence[str], where: str) -> Rule:
     fits = [rule for rule in dict.fromkeys(_candidates(paths[0], stems, flat))
             if all(rule.apply(path) in stems for path in probes)]
     if not fits:
-        raise UserError(f"no label in {where} belongs to the image {paths[0]}: expected the same name, but for its "
-                        "beginning or ending, in folders of the same names")
+        raise UserError(f"no label in {where} belongs to the image {paths[0]}: expected the same name apart from "
+                        "its beginning or ending, in folders of the same names")
     kinds = list(dict.fromkeys(rule.label for rule in fits))
     if fits[0] != Rule(flat=flat) and len(kinds) > 1:
         endings = " and ".join(f"*{ending}.png" for _, ending in kinds[:3])
-        raise UserError(f"{where} has several labels of each image, {endings}: choose one with --label-ending")
+        raise UserError(f"{where} has several labels per image, {endings}: choose one with --label-ending")
     without = [path for path in paths if fits[0].apply(path) not in stems]
     if without:
         raise UserError(f"{len(without)} of {len(paths)} images have no label in {where}, first {without[0]}; "
-                        "remove them, or add their labels")
+                        "remove them or add their labels")
     return fits[0]
 
 
 def _candidates(image: PurePosixPath, stems: set[str], flat: bool) -> Iterator[Rule]:
-    """Rules by which one image would have one of the labels; the plainest first."""
+    """Rules that give one image one of the labels, simplest first."""
     yield Rule(flat=flat)
     folder = "" if flat or image.parent == PurePosixPath() else f"{image.parent}/"
     for stem in sorted(stems):

@@ -1,4 +1,4 @@
-"""The YAML files that tools/new_domain.py proposes, from what it has seen."""
+"""The YAML files that tools/new_domain.py proposes, from what it found."""
 
 import colorsys
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from datasets.labels import IGNORE
 from tools.domain.look import Images, Values
 
 MOST_PIXELS = 512 * 1024  # of a crop, as in the published settings
-MULTIPLE = 32  # every network takes such sides
-SMALLEST = 0.05  # of the images may be smaller than the crop
+MULTIPLE = 32  # sides that every network accepts
+SMALLEST = 0.05  # share of images that may be smaller than the crop
 
 
 class Geometry(NamedTuple):
@@ -24,9 +24,9 @@ class Geometry(NamedTuple):
 def geometry(source: np.ndarray, target: np.ndarray) -> Geometry:
     """Crop and scales for images of these sizes, int [N,2], height and width.
 
-    The crop has the target's aspect, since its images are resized to it as a whole, and is no larger than most images.
-    Where both cameras see equally wide, objects of the source are as large as the target's at the lower scale; up to
-    twice of it, as published for GTA5 and Cityscapes.
+    The crop has the target's aspect ratio, since its images are resized to it as a whole, and is no larger than most
+    images. If both cameras have the same field of view, source objects are as large as the target's at the lower scale;
+    the upper scale is twice that, as published for GTA5 and Cityscapes.
     """
     height, width = np.median(target, axis=0)
     small = np.minimum(*(np.quantile(sizes, SMALLEST, axis=0) for sizes in (source, target)))
@@ -44,17 +44,17 @@ def classes_text(values: Values) -> str:
     void = 0 if coloured else IGNORE  # black, and 255
     kept = [value for value in sorted(values.pixels) if value != void]
     if len(kept) < 2:
-        raise UserError(f"the labels hold the values {shown(values)}: at least 2 classes are needed")
+        raise UserError(f"the labels contain the values {shown(values)}: at least 2 classes are needed")
     total = sum(values.pixels.values())
     names = [f"class_{value:06x}" if coloured else f"class_{value}" for value in kept]
     rgb = [[v >> 16, v >> 8 & 255, v & 255] for v in kept] if coloured else [distinct(i) for i in range(len(kept))]
     key = "raw_colours" if coloured else "raw_ids"
     lines = [
-        "# The classes, in the order of their train IDs 0, 1, ...: rename them here (and nowhere else).",
+        "# The classes, in the order of their train IDs 0, 1, ...: rename them here, and only here.",
         "names:", *(f"  - {name}" for name in names),
         "colours:", *(f"  - {colour}" for colour in rgb),
-        "# What the label files hold: train ID, share of the pixels. Several may have one train ID; 255 is ignored.",
-        "# Train IDs are positions in `names`, and each of them occurs. After changes: convert with --force.",
+        "# Value in the label files: train ID, and share of the pixels. Several may share a train ID; 255 is ignored.",
+        "# Train IDs are positions in `names`, and each must occur. After changes, convert again with --force.",
         f"{key}:",
     ]
     trains = {value: train for train, value in enumerate(kept)}
@@ -70,7 +70,7 @@ def shown(values: Values) -> str:
 
 
 def distinct(index: int) -> list[int]:
-    """A colour that differs from its neighbours."""
+    """A colour distinct from its neighbours."""
     hue = index * 0.618034 % 1  # the golden ratio spreads any number of hues
     return [round(255 * x) for x in colorsys.hsv_to_rgb(hue, 0.75, (0.9, 0.6)[index % 2])]
 
@@ -79,7 +79,7 @@ def domain_text(values: dict[str, Any], patterns: tuple[str, str, str], encoding
     """A domain's file. `patterns`: of images, labels, converted labels; encoding "" = without labels."""
     images, files, ids = patterns
     labels = ["labels:", f"  files: '{files}'", f"  train_ids: '{ids}'", f"  encoding: {encoding}"] if encoding else []
-    lines = ["# Where these images lie, and how they are named; see configs/domains for other data sets.",
+    lines = ["# Where these images are and how they are named; configs/domains has examples.",
              f"root: '{values['root']}'", f"images: '{images}'", *labels, f"classes: '{values['classes']}'",
              "lists:", f"  {list_name}: {{{'' if encoding else 'labels: none'}}}"]
     return "\n".join(lines) + "\n"
@@ -91,8 +91,8 @@ def config_text(values: dict[str, Any], source: Images, target: Images, shape: G
         return f"[{', '.join(f'{v:.3f}' for v in x)}]"
 
     return f"""\
-# Proposed by tools/new_domain.py (docs/own_data.md). Only what differs from the defaults; docs/configuration.md has all
-# keys. The baseline is the same file with --set MODEL.BASELINE True.
+# Proposed by tools/new_domain.py (docs/own_data.md). Only what differs from the defaults; docs/configuration.md lists
+# all keys. For the baseline, add --set MODEL.BASELINE True.
 TRAIN:
   TASK: {values["task"]}
   TARGET: {values["target"]}
@@ -105,13 +105,13 @@ VAL:
 DATASET:
   ROOT: '{values["root"]}'
   CLASSES: '{values["classes"]}'
-  CROP_SIZE: [{shape.crop[0]}, {shape.crop[1]}]  # height, width; of the target's aspect: its images are resized to it
-  VAL_CROP: False           # and so are those that are validated on
-  SCALE_FROM: {shape.scale[0]}  # here objects are as large as in the target, if both cameras see equally wide
+  CROP_SIZE: [{shape.crop[0]}, {shape.crop[1]}]  # height, width; with the target's aspect: its images are resized to it
+  VAL_CROP: False           # so are validation images
+  SCALE_FROM: {shape.scale[0]}  # objects are as large as in the target, given the same field of view
   SCALE_TO: {shape.scale[1]}
   RND_JITTER: 0.4
   RND_ZOOM: [0.5, 1.0]
-  RND_HFLIP: True           # False where left and right are not interchangeable; then GUIDED_HFLIP, too
+  RND_HFLIP: True           # False if left and right are not interchangeable; then GUIDED_HFLIP too
   GUIDED_HFLIP: True
   RND_GREYSCALE: 0.2
   SOURCE_MEAN: {numbers(source.mean)}

@@ -1,4 +1,4 @@
-"""Labels as a data set encodes them: raw IDs, or colours, and the look-up tables from there to train IDs."""
+"""Labels as encoded by a data set: raw IDs or colours, and the look-up tables to train IDs."""
 
 from io import BytesIO
 from pathlib import Path
@@ -16,10 +16,10 @@ from tools.domain.domains import ENCODED
 
 
 def read_raw(path: Path, encoding: str, origin: str = "--dataset") -> np.ndarray:
-    """Raw IDs of a label, uint8 [H,W]; of an RGB one its colours as numbers 0xRRGGBB, int32 [H,W].
+    """Raw IDs of a label, uint8 [H,W]; for RGB labels, colours as numbers 0xRRGGBB, int32 [H,W].
 
     Raises:
-        UserError: the file is not of this encoding, which `origin` says that it is.
+        UserError: the file does not have this encoding, which `origin` specifies.
     """
     kinds, words = ENCODED[encoding]
     content = read_bytes(path)
@@ -47,7 +47,7 @@ def read_indices(content: bytes, path: Path) -> np.ndarray:
 
 
 def to_train(classes: LabelSet, encoding: str) -> np.ndarray:
-    """Look-up table of what `read_raw` returns -> train ID, uint8 [256 or 2**24]."""
+    """Look-up table from values of `read_raw` to train IDs, uint8 [256 or 2**24]."""
     if encoding != "rgb":
         return classes.to_train()
     table = np.full(1 << 24, labels.IGNORE, np.uint8)

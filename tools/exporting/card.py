@@ -1,4 +1,4 @@
-"""A snapshot's weights as safetensors, with a model card beside them."""
+"""A snapshot's weights as safetensors, with a model card."""
 
 from io import StringIO
 from pathlib import Path
@@ -37,12 +37,12 @@ def write(out: Path, network: nn.Module, snapshot: str, cfg: CfgNode, label_set:
 
 
 def text(name: str, state: dict[str, Any], cfg: CfgNode, label_set: LabelSet) -> str:
-    """The card, Markdown: classes, scores, configuration, and a line for the licence, which is the user's to fill."""
+    """The card in Markdown: classes, scores, configuration, and a licence line for the user to fill in."""
     page, network = StringIO(), cfg.MODEL.ENCODER or cfg.MODEL.ARCH
     page.write(f"# {name}\n\nSemantic segmentation, {network}, {label_set.num_classes} classes. Input: RGB, "
                f"mean {list(cfg.DATASET.MEAN)}, standard deviation {list(cfg.DATASET.STD)}.\n\n")
-    page.write("Licence: (to be filled in: that of the data sets, and of the pretrained weights, counts)\n\n")
-    page.write(f"Epochs: {state.get('epoch')}. mIoU when it was selected, in percent: "
+    page.write("Licence: (to be filled in: the data sets' and the pretrained weights' licences apply)\n\n")
+    page.write(f"Epochs: {state.get('epoch')}. mIoU at selection, in percent: "
                f"{100 * state.get('score', 0):.1f} (0.0: no list selected it).\n\n")
     page.write("| train ID | class | colour |\n| ---: | --- | --- |\n")
     for train, (label, colour) in enumerate(zip(label_set.names, label_set.colours, strict=True)):

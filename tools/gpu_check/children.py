@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, forked from one that has loaded everything and has not touched the GPU."""
+"""Trainings in child processes, forked from one that has loaded everything but not touched the GPU."""
 
 import json
 import multiprocessing
@@ -16,7 +16,7 @@ from core import checkpoint, cli
 from core.cli import cores
 
 ROOT = Path(__file__).resolve().parents[2]
-GRACE = 10  # seconds for a process to end in its own way
+GRACE = 10  # seconds that a process has to end cleanly
 SETTINGS = (
     "MODEL.ARCH deeplabv2_resnet18 MODEL.LR 1e-5 MODEL.NET_MOMENTUM_ITER 5 MODEL.RUN_CONF_LOWER 0 "
     "DATASET.CROP_SIZE 32,64 DATASET.GAME_SIZE [] TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 2 TRAIN.GROUP_SIZE 2 "
@@ -25,25 +25,25 @@ SETTINGS = (
 
 
 class Failed(Exception):
-    """What a child has said last."""
+    """A child failed; the message is its last line."""
 
 
 class Children:
-    """Runs functions and trainings in other processes.
+    """Runs functions and trainings in child processes.
 
     Args:
-        folder: for everything that they write; what they say goes to `said.txt` there.
-        world: the data's root.
+        folder: for everything they write; their output goes to `said.txt` there.
+        world: the data root.
         limit: seconds that a part may take.
     """
 
     def __init__(self, folder: Path, world: Path, limit: float) -> None:
-        torch.set_num_threads(1)  # a pool of threads that has begun does not survive a fork
+        torch.set_num_threads(1)  # a running thread pool does not survive a fork
         self.folder, self.world, self.limit, self.said = folder, world, limit, folder / "said.txt"
         self.done: set[tuple[str, int]] = set()
 
     def call(self, function: Callable[..., Any], *args: object) -> Any:
-        """What a function returns in another process; Failed if it raises, or takes longer than the limit."""
+        """A function's result, computed in a child process; Failed if it raises or exceeds the limit."""
         context = multiprocessing.get_context("fork")
         receiving, sending = context.Pipe(duplex=False)
         process = context.Process(target=self._run, args=(sending, function, args))
@@ -51,7 +51,7 @@ class Children:
         sending.close()
         try:
             if not receiving.poll(self.limit):
-                raise Failed(f"takes longer than {self.limit} s")
+                raise Failed(f"took longer than {self.limit} s")
             good, result = receiving.recv()
         except EOFError:
             process.join()
@@ -72,19 +72,19 @@ class Children:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", cores())))
         try:
             sending.send((True, function(*args)))
-        except BaseException as error:  # of any kind: it becomes a row of the table
+        except BaseException as error:  # any error becomes a row of the table
             sending.send((False, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"))
             raise
 
     def train(self, run: str, device: str, *pairs: str, baseline: bool, iterations: int) -> "Result":
-        """A training of some iterations in all; a second call of the same name continues it."""
+        """A training of this many iterations in total; a second call with the same name continues it."""
         if (run, iterations) not in self.done:
             self.call(_train, self._arguments(run, device, pairs, baseline, iterations))
             self.done.add((run, iterations))
         return Result(self.folder, run)
 
     def train_on_two(self, run: str, device: str, *pairs: str, iterations: int) -> "Result":
-        """SAC, the same on two processes."""
+        """The same for SAC, on two processes."""
         command = [sys.executable, "-m", "core.torchrun", "--standalone", "--nproc_per_node", "2", "--"]
         arguments = self._arguments(run, device, pairs, False, iterations)
         done = subprocess.run([*command, str(ROOT / "train.py"), *arguments], cwd=ROOT, timeout=self.limit, text=True,
@@ -112,7 +112,7 @@ def _train(arguments: list[str]) -> None:
 
 
 class Result:
-    """What a training has written."""
+    """What a training wrote."""
 
     def __init__(self, folder: Path, run: str) -> None:
         lines = (folder / "logs" / "cityscapes" / "check" / run / "metrics.jsonl").read_text().splitlines()
@@ -123,14 +123,14 @@ class Result:
         self.weights = checkpoint.load(path)["model"]
 
     def deviation(self, other: "Result") -> float:
-        """The largest relative difference of a loss from the other training's."""
+        """The largest relative difference between the two trainings' losses."""
         if not 0 < len(self.steps) <= len(other.steps):
-            raise Failed(f"{len(self.steps)} iterations are written, not {len(other.steps)}")
+            raise Failed(f"{len(self.steps)} iterations were logged, not {len(other.steps)}")
         pairs = [(a[name], b[name]) for a, b in zip(self.steps, other.steps, strict=False)
                  for name in ("loss_ce", "self_ce") if name in a]
         return max(abs(a - b) / max(abs(b), 1e-12) for a, b in pairs)
 
     def different(self, other: "Result") -> int:
-        """How many entries of the log and tensors of the last snapshot are not bit for bit the other training's."""
+        """How many log entries and tensors of the last snapshot differ from the other training's, bit for bit."""
         entries = sum(a != b for a, b in zip(self.steps, other.steps, strict=True))
         return entries + sum(not torch.equal(x, other.weights[name]) for name, x in self.weights.items())

@@ -1,4 +1,4 @@
-"""What is measured on the device itself; each function runs in a process of its own."""
+"""Measurements on the device itself; each function runs in its own process."""
 
 import platform
 import subprocess
@@ -18,13 +18,13 @@ from datasets.target import TargetBatch
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = 19
 SMALL = ("MODEL.ARCH deeplabv2_resnet18 DATASET.CROP_SIZE 32,64 TRAIN.BATCH_SIZE 2 TRAIN.NUM_GROUPS 1 "
-         "TRAIN.GROUP_SIZE 2").split()  # CPUs that only emulate bfloat16 are slow in it
+         "TRAIN.GROUP_SIZE 2").split()  # CPUs that only emulate bfloat16 are slow
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Versions and cards; UserError where the device is not there, or too old."""
+    """Versions and cards; UserError if the device is missing or too old."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("there is no CUDA device: --device cpu rehearses")
+        raise UserError("there is no CUDA device: rehearse with --device cpu")
     distributed.start(device)
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
     if device == "cpu":
@@ -42,14 +42,14 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def published(device: torch.device, *pairs: str) -> config.CfgNode:
-    """SAC with ResNet-101; on the CPU a small network and small crops, to rehearse."""
+    """SAC with ResNet-101; on the CPU, a small network and small crops, as a rehearsal."""
     small = SMALL if device.type == "cpu" else ()
     file = ROOT / "configs" / "deeplabv2_resnet101_train.yaml"
     return config.load(str(file), ["MODEL.INIT_MODEL", "", "MODEL.LR", "1e-5", *small, *pairs])[0]
 
 
 def batch(cfg: config.CfgNode) -> Iteration:
-    """Random images, as the loader gives them."""
+    """Random images, in the form that the loader yields."""
     size, views = tuple(cfg.DATASET.CROP_SIZE), cfg.TRAIN.NUM_GROUPS * cfg.TRAIN.GROUP_SIZE
 
     def random(n: int, *more: int, high: int = 256) -> torch.Tensor:
@@ -63,11 +63,11 @@ def batch(cfg: config.CfgNode) -> Iteration:
 
 
 def steps(device: torch.device, precision: str, micro_batch: int, watched: bool) -> None:
-    """Three iterations of the published step, of which the last two may be `watched`: a wait is an error then."""
+    """Three iterations of the published step; if `watched`, waiting for the device in the last two is an error."""
     cfg = published(device, "TRAIN.PRECISION", precision, "TRAIN.MICRO_BATCH", str(micro_batch))
     step = build.step(cfg, build.compute(cfg, device), CLASSES, "")
     inputs, loaded = build.inputs(cfg, device, 0), batch(cfg)
-    step(*inputs(loaded, 0, 0), 0)  # the teacher's first update, which asks for a number
+    step(*inputs(loaded, 0, 0), 0)  # the teacher's first update, which reads a number back
     if watched and device.type == "cuda":
         loaded = Iteration(*(type(part)(*(x.pin_memory() for x in part)) for part in loaded[:2]), [])
         torch.cuda.set_sync_debug_mode("error")
@@ -78,7 +78,7 @@ def steps(device: torch.device, precision: str, micro_batch: int, watched: bool)
 
 
 def peak(device_name: str, precision: str, micro_batch: int, cap: float) -> float | None:
-    """The most memory, in GB, that the published step takes where a process may have `cap` GB; None on the CPU."""
+    """Peak memory in GB of the published step in a process limited to `cap` GB; None on the CPU."""
     device = distributed.start(device_name)
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
@@ -90,14 +90,14 @@ def peak(device_name: str, precision: str, micro_batch: int, cap: float) -> floa
 
 
 def waits(device_name: str) -> bool:
-    """Whether a wait could have been noticed; an error where the step waits for the device."""
+    """Whether a wait would have been noticed; raises if the step waits for the device."""
     device = distributed.start(device_name)
     steps(device, "auto", 4 if device.type == "cuda" else 0, watched=True)
     return device.type == "cuda"
 
 
 def loader(root: str, workers: int, small: bool) -> float:
-    """Images per second that the loader gives for SAC with ResNet-101, from files of any size."""
+    """Images per second of the loader for SAC with ResNet-101, from files of any size."""
     pairs = ["DATASET.ROOT", root, "TRAIN.NUM_EPOCHS", "100000"]
     cfg = published(torch.device("cpu" if small else "cuda"), *pairs, *(["DATASET.GAME_SIZE", "[]"] if small else []))
     batches = iter(Data(cfg, workers=workers).training())

@@ -1,4 +1,4 @@
-"""Fetch the file that timm has published for an encoder, and say under which licence it is."""
+"""Download the weights that timm publishes for an encoder, and state their licence."""
 
 import os
 import shutil
@@ -11,40 +11,40 @@ from core.cli import UserError
 from models.timm_encoder import installed
 
 FREE = ("apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0")
-RESEARCH = ("nc", "noncommercial", "amlr", "seer")  # parts of names of licences that forbid commercial use
+RESEARCH = ("nc", "noncommercial", "amlr", "seer")  # parts of licence names that forbid commercial use
 
 
 def licence_of(name: str | None) -> str:
-    """A licence in words for those who are about to use the file."""
+    """A licence in words, for users of the file."""
     if name in FREE:
         return f"{name} (commercial use is allowed)"
     if not name or name == "unknown":
-        return "none is named: ask the authors before you use it"
+        return "not stated: ask the authors before you use it"
     if set(RESEARCH) & set(name.split("-")):
         return f"{name}: NOT FOR COMMERCIAL USE"
-    return f"{name}: a licence of its own; read it before you use or pass on the weights"
+    return f"{name}: a custom licence; read it before you use or redistribute the weights"
 
 
 def download(name: str, folder: Path, force: bool) -> Path:
-    """Fetch an encoder's file from timm's repository on the hub (HF_ENDPOINT names another server).
+    """Download an encoder's weights from timm's repository on the hub (HF_ENDPOINT sets another server).
 
     Args:
-        name: of the encoder, with or without the tag of its weights.
+        name: of the encoder, with or without a weights tag.
         folder: where NAME.TAG.safetensors goes.
-        force: replace a file that is there.
+        force: replace an existing file.
 
     Raises:
-        UserError: timm has published nothing under this name; the hub cannot be reached or refuses.
+        UserError: timm publishes nothing under this name; the hub is unreachable or refuses.
     """
     entry = installed().get_pretrained_cfg(name)
     if entry is None or not entry.hf_hub_id:
-        raise UserError(f"timm publishes no weights of an encoder {name!r} on the hub")
+        raise UserError(f"timm publishes no weights for an encoder {name!r} on the hub")
     print(f"{entry.hf_hub_id}: licence {licence_of(entry.license)}")
     target = folder / f"{entry.architecture}{f'.{entry.tag}' if entry.tag else ''}.safetensors"
     if target.exists() and not force:
-        print(f"{target}: there already")
+        print(f"{target} already exists")
         return target
-    parts = folder / f".{target.stem}"  # what a broken download has left continues there
+    parts = folder / f".{target.stem}"  # an interrupted download resumes there
     with told(entry.hf_hub_id, target):
         part = hub().hf_hub_download(entry.hf_hub_id, entry.hf_hub_filename or "model.safetensors", local_dir=parts,
                                      endpoint=os.environ.get("HF_ENDPOINT"))
@@ -64,7 +64,7 @@ def hub() -> ModuleType:
 
 
 def check(path: Path) -> None:
-    """Refuse what is not a file of tensors."""
+    """UserError if the file holds no tensors."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -74,12 +74,12 @@ def check(path: Path) -> None:
         names = []
     if not names:
         path.unlink()
-        raise UserError(f"what the hub gave as {path.name} is not a file of weights")
+        raise UserError(f"what the hub sent as {path.name} is not a weights file")
 
 
 @contextmanager
 def told(repository: str, target: Path) -> Iterator[None]:
-    """Turn what the hub's package raises into one line that says what to do."""
+    """Turn the hub package's exceptions into one line that says what to do."""
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -93,12 +93,12 @@ def told(repository: str, target: Path) -> Iterator[None]:
     except UserError:
         raise
     except GatedRepoError:
-        raise UserError(f"{repository} is gated: its owner decides who gets it, and refuses some; ask at {page}, then "
-                        "`hf auth login`, or set HF_TOKEN") from None
+        raise UserError(f"{repository} is gated: its owner decides who gets access; request it at {page}, then run "
+                        "`hf auth login` or set HF_TOKEN") from None
     except Exception as error:  # the hub's package raises its own errors, its HTTP client's and the system's
         if isinstance(error, (RepositoryNotFoundError, EntryNotFoundError)) and not isinstance(
                 error, LocalEntryNotFoundError):
-            raise UserError(f"the hub has no file of {repository} for you; see {page}") from None
+            raise UserError(f"the hub has no file of {repository} that you can access; see {page}") from None
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot get the weights of {repository} ({reason}); run this again to continue, or put the "
-                        f"file at {page} at {target}") from None
+        raise UserError(f"cannot download the weights of {repository} ({reason}); run this again to resume, or save "
+                        f"the file from {page} as {target}") from None

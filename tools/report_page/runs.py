@@ -1,4 +1,4 @@
-"""Read the log folder of a training run for the report: curves, results, provenance."""
+"""Read a training run's log folder for the report: curves, results, provenance."""
 
 import json
 import math
@@ -32,14 +32,14 @@ def find(paths: list[Path]) -> list[Path]:
         own = (path / "metrics.jsonl").is_file()
         below = [path] if own else [file.parent for file in find_files(path, ("/metrics.jsonl",))]
         if not below:
-            raise UserError(f"{path}: no metrics.jsonl in it or below it; expected a run's folder under logs/")
+            raise UserError(f"{path}: no metrics.jsonl in or below it; expected a run's folder in logs/")
         # In training order.
         found |= dict.fromkeys(sorted(below, key=lambda folder: (folder / "metrics.jsonl").stat().st_mtime))
     return list(found)
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """Everything that the page shows about a run, and its configuration as `cfg`."""
+    """Everything the page shows about a run, and its configuration as `cfg`."""
     cfg = configuration(folder / "config.yaml")
     rows = metrics(folder / "metrics.jsonl")
     steps, priors = rows["step"], rows["prior"]
@@ -67,7 +67,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def configuration(path: Path) -> CfgNode:
-    """A run's configuration, without keys that this version does not know."""
+    """A run's configuration, without keys unknown to this version."""
     content, cfg = read_yaml(path), config.defaults()
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a run's configuration")
@@ -106,7 +106,7 @@ def metrics(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def curve(rows: list[dict], key: str, name: str, value: Callable[[dict], float] | None = None) -> Curve:
-    """The finite points (iteration, value) of a key, averaged over equal groups into at most POINTS points."""
+    """A key's finite points (iteration, value), averaged over equal groups into at most POINTS points."""
     take = value or (lambda row: row.get(key))
     points = [(row["iter"], y) for row in rows if (y := take(row)) is not None and math.isfinite(y)]
     size = math.ceil(len(points) / POINTS) or 1
@@ -116,12 +116,12 @@ def curve(rows: list[dict], key: str, name: str, value: Callable[[dict], float] 
 
 
 def significant(value: float) -> float:
-    """Round to five significant digits: a page of curves holds many numbers."""
+    """Round to five significant digits: a page contains many numbers."""
     return float(f"{value:.5g}") if abs(value) < 1e5 else round(value)
 
 
 def results(rows: list[dict], key: str) -> list[Curve]:
-    """The mIoU over the run, one curve for each value of the key."""
+    """The mIoU over the run, one curve per value of the key."""
     names = dict.fromkeys(row[key] for row in rows)
     return [curve([row for row in rows if row[key] == name], "miou", name) for name in names]
 
@@ -132,7 +132,7 @@ def latest(rows: list[dict]) -> dict[str, list[float | None]]:
 
 
 def scores(rows: list[dict]) -> dict[str, list[tuple[int, float]]]:
-    """The student's mIoU (epoch, value) by list; where an epoch was done again, its latest."""
+    """The student's mIoU (epoch, value) by list; the latest one of a repeated epoch."""
     found: dict[str, dict[int, float]] = {}
     for row in rows:
         if row["layer"] == "student" and row["miou"] is not None and math.isfinite(row["miou"]):
@@ -141,10 +141,10 @@ def scores(rows: list[dict]) -> dict[str, list[tuple[int, float]]]:
 
 
 def why(rows: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """What the run last measured of its pseudo labels on the target's views, by class; {} where it has not.
+    """The run's last measurement of its pseudo labels on the target's views, by class; {} if there is none.
 
     `kept`: the share of the pixels predicted as a class that become pseudo labels. `fused` and `pseudo`: the precision
-    of all predictions, and of those kept; None where the target has no labels to measure with.
+    of all predictions, and of those kept; None if the target has no labels to measure with.
     """
     last = {row.get("layer", "kept"): row for row in [*rows["val"], *rows["kept"]]}
     if not last.keys() & {"kept", "pseudo"}:

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone: their mean and their spread."""
+"""Mean and spread over runs that differ only in their seed."""
 
 import re
 import statistics
@@ -23,7 +23,7 @@ def summarise(runs: Iterable[list[Score]]) -> dict[str, Any]:
     found = {
         "best": [max(scores, key=lambda s: s.miou) for scores in runs],
         "last": [scores[-1] for scores in runs],
-        "lowest": [min(scores, key=lambda s: s.miou) for scores in runs],  # such as a fall at the start of SAC
+        "lowest": [min(scores, key=lambda s: s.miou) for scores in runs],  # such as a drop at the start of SAC
     }
     return {"runs": len(runs)} | {
         which: {**spread([s.miou for s in chosen]), "epochs": [s.epoch for s in chosen]}
@@ -41,7 +41,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def titles(read: list[dict[str, Any]]) -> list[str]:
-    """A title for each run, the same for runs of one kind and one configuration, but for seed and places."""
+    """A title for each run, shared by runs of the same kind and configuration, apart from seed and places."""
     members: dict[str, list[dict[str, Any]]] = {}
     for run in read:
         members.setdefault(_key(run), []).append(run)
@@ -49,7 +49,7 @@ def titles(read: list[dict[str, Any]]) -> list[str]:
     for key, runs in members.items():
         names = [run["name"] for run in runs]
         title = names[0] if len(set(names)) == 1 else SEED.sub("", commonprefix(names)) or runs[0]["kind"]
-        # Runs of one name in two experiments stay apart.
+        # Runs with the same name in two experiments stay apart.
         found[key] = title if title not in found.values() else f"{title} ({len(found) + 1})"
     return [found[_key(run)] for run in read]
 
@@ -63,9 +63,9 @@ def _key(run: dict[str, Any]) -> str:
 
 
 def progress(read: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The student's mIoU on a list by epoch, a curve for each title.
+    """The student's mIoU on a list by epoch, one curve per title.
 
-    Where there are several runs, `points` are the mean of those that have the epoch, `band` (epoch, lowest, highest).
+    With several runs, `points` are means over those that have the epoch; `band` is (epoch, lowest, highest).
     """
     scores: dict[str, dict[int, list[float]]] = {}
     for run in read:
@@ -83,7 +83,7 @@ def progress(read: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 
 
 def why(read: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What the runs of each title last measured of their pseudo labels, the mean over those that measured it."""
+    """The last measurements of pseudo labels for each title: means over the runs that have any."""
     members: dict[str, list[dict[str, Any]]] = {}
     for run in read:
         if run["why"]:
@@ -103,7 +103,7 @@ def _means(columns: list[list[float | None]]) -> list[float | None] | None:
 
 
 def merge(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Results of one name become one: the means, and in `spread` the deviations; counts are added."""
+    """Merge results of the same name: means, their deviations in `spread`, and summed counts."""
     members: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         members.setdefault(result["name"], []).append(result)

@@ -1,4 +1,4 @@
-"""From a style to an image and its label: the ground, the objects on it, light and haze, the camera."""
+"""Render a style as an image and its label: the ground, the objects on it, light and haze, the camera."""
 
 import cv2
 import numpy as np

@@ -13,7 +13,7 @@ class Style:
     height: Range  # of the camera, metres
     view: Range  # horizontal field of view, degrees
     pitch: Range  # downwards, degrees
-    ambient: float  # light from everywhere
+    ambient: float  # light from all directions
     sun: float  # direct light; 0 = overcast
     shadow: float  # how dark shadows are, 0..1
     sky: tuple[Colour, Colour, float]  # at the horizon, at the zenith; the clouds' contrast
@@ -23,7 +23,7 @@ class Style:
     contrast: float
     gain: Colour
     exposure: float  # between images: standard deviation of the logarithm of the brightness
-    cast: float  # the same for each channel in addition: the white balance
+    cast: float  # in addition, the same per channel: the white balance
     blur: float  # standard deviation in pixels, for an image 512 pixels wide
     noise: float  # standard deviation
     vignette: float  # loss of light in the corners, 0..1
@@ -143,7 +143,7 @@ REAL = Style(
     },
 )  # fmt: skip
 
-# A quiet street: fewer kinds of objects, and near ones, which a small network learns in a few hundred iterations.
+# Quiet streets: fewer kinds of objects, all nearby, which a small network learns in a few hundred iterations.
 CALM = {
     "truck": 0.0, "bus": 0.0, "wall": 0.0, "fence": 0.0, "hedge": 0.1, "parked": 0.35, "traffic": 0.3, "person": 0.0,
     "rider": 0.1, "bicycle": 0.06, "bin": 0.0, "sign": 0.07, "lights": 0.0, "reach": 0.45,
