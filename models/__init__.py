@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from core import tensor_files
 from core.cli import UserError
-from models.deeplabv2 import deeplabv2_resnet18, deeplabv2_resnet101, deeplabv2_vgg16_bn
+from models.deeplabv2 import deeplabv2_resnet10, deeplabv2_resnet18, deeplabv2_resnet101, deeplabv2_vgg16_bn
 from models.fcn import fcn_vgg16_bn
 from models.timm_encoder import TimmNetwork, timm_network
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "deeplabv2_resnet10": deeplabv2_resnet10,
     "deeplabv2_resnet18": deeplabv2_resnet18,
     "deeplabv2_resnet101": deeplabv2_resnet101,
     "deeplabv2_vgg16_bn": deeplabv2_vgg16_bn,

@@ -8,7 +8,7 @@ and `multiple_of`, the number of pixels that the image's sides must be multiples
 import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet, resnet18, resnet101, vgg16_bn
-from torchvision.models.resnet import Bottleneck
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 DILATIONS = (6, 12, 18, 24)
 
@@ -146,8 +146,13 @@ class DeepLabVGG(nn.Module):
         return tensors
 
 
+def deeplabv2_resnet10(num_classes: int) -> DeepLabResNet:
+    """DeepLabv2 on ResNet-10, which has one block per layer: for the demo, with half of ResNet-18's arithmetic."""
+    return DeepLabResNet(ResNet(BasicBlock, [1, 1, 1, 1], zero_init_residual=True), num_classes)
+
+
 def deeplabv2_resnet18(num_classes: int) -> DeepLabResNet:
-    """DeepLabv2 on ResNet-18: for small machines, the demo and the tests."""
+    """DeepLabv2 on ResNet-18: for small machines and the tests."""
     return DeepLabResNet(resnet18(weights=None, zero_init_residual=True), num_classes)
 
 

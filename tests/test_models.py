@@ -58,8 +58,8 @@ def test_resnet_takes_any_size(network: nn.Module, height: int, width: int) -> N
     assert network.multiple_of == 1
 
 
-@small
-def test_resnet18_has_its_strides_and_dilations(network: nn.Module) -> None:
+@pytest.mark.parametrize("network", ["deeplabv2_resnet18", "deeplabv2_resnet10"], indirect=True)
+def test_small_resnets_have_their_strides_and_dilations(network: nn.Module) -> None:
     body = network.model
     assert body.maxpool.ceil_mode
     assert [body.layer2[0].conv1.stride, body.layer2[0].conv2.stride] == [(2, 2), (1, 1)]

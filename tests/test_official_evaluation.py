@@ -47,7 +47,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = blocks.repeat(15, 0).repeat(15, 1)
         cv2.imwrite(str(folder / f"data/cityscapes/gtFine/val/{CITY}/{name}_gtFine_labelIds.png"), label)
     torch.manual_seed(0)
-    network = build("deeplabv2_resnet18", 19)
+    network = build("deeplabv2_resnet10", 19)
     model = {f"module.backbone.{k}": v for k, v in network.state_dict().items()}
     torch.save({"model": model, "opt": {}, "epoch": 0, "score": 0.0}, folder / "random.pth")
     return folder
