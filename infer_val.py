@@ -1,4 +1,4 @@
-"""Write train-ID masks, and Cityscapes label-ID masks, of a list of images."""
+"""Write train-ID masks, and Cityscapes label-ID masks, for a list of images."""
 
 import os
 import sys
@@ -36,35 +36,35 @@ EXAMPLES = """examples:
   python infer_val.py --cfg configs/deeplabv2_resnet101_train.yaml --resume final.pth \\
       --images street.jpg more/ --mask-output-dir masks --save ids vis --scales 0.75 1 1.25 --flip
 several GPUs: torchrun --standalone --nproc_per_node 4 infer_val.py ..."""
-MASK_COMPRESSION = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # of zlib's levels the fast one: masks are small anyway
+MASK_COMPRESSION = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # zlib's fastest level: masks are small anyway
 
 
 def arguments() -> Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
     add = parser.add_argument
-    add("--cfg", required=True, metavar="FILE", help="configuration, YAML")
+    add("--cfg", required=True, metavar="FILE", help="configuration (YAML)")
     add("--resume", required=True, metavar="SNAPSHOT",
-        help="the weights: a file, or with --run the name of a snapshot of that run; .pth may be left out")
+        help="the weights: a file, or with --run the name of one of its snapshots; .pth may be omitted")
     add("--exp", type=folder_name, default="main", metavar="NAME", help="experiment of --run (default: main)")
-    add("--run", type=folder_name, metavar="NAME", help="run that --resume names a snapshot of")
+    add("--run", type=folder_name, metavar="NAME", help="run that the snapshot belongs to")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--infer-list", metavar="NAME|FILE", help="list of images")
     what.add_argument("--images", nargs="+", metavar="PATH",
-                      help="images, and folders; - reads names from standard input, a line each")
+                      help="images and folders; - reads names from standard input, one per line")
     add("--mask-output-dir", required=True, metavar="DIR")
     add("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
-        help="cityscapes (default): masks are named ..._gtFine_labelIds, else as their images")
-    add("--workers", type=WORKERS, metavar="N", help="loader processes (default: cores, at most 4)")
-    add("--teacher", action="store_true", help="the teacher's weights, not the student's")
+        help="cityscapes (default): masks are named ..._gtFine_labelIds, otherwise like their images")
+    add("--workers", type=WORKERS, metavar="N", help="loader processes (default: as many as cores, at most 4)")
+    add("--teacher", action="store_true", help="use the teacher's weights instead of the student's")
     add("--save", nargs="+", choices=KINDS, default=["ids", "cs"], metavar="KIND",
         help="ids, cs (label IDs), vis (overlays), prob (probabilities); default: ids cs")
-    add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over sizes")
+    add("--scales", nargs="+", type=float, default=[1.0], metavar="S", help="average over these scales")
     add("--flip", action="store_true", help="average with the mirrored image")
-    add("--window", nargs=2, type=int, metavar=("H", "W"), help="windows for larger images")
-    add("--resume-output", action="store_true", help="skip images whose outputs are all there")
-    add("--submission", metavar="FILE", help="also a zip of the cs masks for the test server")
-    add("--force", action="store_true", help="replace masks of another snapshot or configuration, and --submission")
+    add("--window", nargs=2, type=int, metavar=("H", "W"), help="split larger images into windows of this size")
+    add("--resume-output", action="store_true", help="skip images that already have all outputs")
+    add("--submission", metavar="FILE", help="also write a zip of the cs masks for the test server")
+    add("--force", action="store_true", help="replace masks of another snapshot or configuration, and the zip")
     add("--set", **KEY_VALUE)
     args = parser.parse_args()
     check(args)
@@ -72,7 +72,7 @@ def arguments() -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """UserError for values that make no sense, before anything is loaded."""
+    """UserError for invalid values, before anything is loaded."""
     if not all(0 < scale <= 8 for scale in args.scales):
         raise UserError(f"--scales {' '.join(map(str, args.scales))}: expected numbers above 0, at most 8")
     if args.window and not all(32 <= side <= 16384 for side in args.window):
@@ -84,7 +84,7 @@ def check(args: Namespace) -> None:
 
 
 class Output:
-    """Where the outputs of an image go, and their writing.
+    """Names and writes the outputs of an image.
 
     Args:
         folder: DIR of DIR/NAME.png, DIR/cs/NAME.png, ...
@@ -120,9 +120,9 @@ class Output:
 
 
 def find_snapshot(args: Namespace) -> str:
-    """The file that --resume means; UserError if there is none.
+    """The file that --resume refers to; UserError if there is none.
 
-    It is a path, or the name of a snapshot in the folder of --exp and --run; .pth may be left out.
+    It is a path, or the name of a snapshot in the folder of --exp and --run; .pth may be omitted.
     """
     places = [args.resume]
     if args.run and Path(args.resume).name == args.resume:
@@ -135,7 +135,7 @@ def find_snapshot(args: Namespace) -> str:
 
 
 def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[lists.Sample]]:
-    """The images to infer, below a root; UserError if one is not there."""
+    """The images to infer and the root of their paths; UserError if one is missing."""
     if args.infer_list:
         samples = lists.read(args.infer_list, root)
         missing = [s.image for s in samples if not os.path.isfile(os.path.join(root, s.image))]
@@ -148,7 +148,7 @@ def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[l
         named = [line for line in sys.stdin.read().splitlines() if line]
         args.images = [x for name in args.images for x in (named if name == "-" else [name])]
         if not args.images:
-            raise UserError("--images -: standard input names no image")
+            raise UserError("--images -: no names on standard input")
     for path in map(Path, args.images):
         if not path.exists():
             raise UserError(f"--images {path}: there is no such file or folder")
@@ -162,7 +162,7 @@ def find_images(args: Namespace, root: str, output: Output) -> tuple[str, list[l
 
 
 def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]:
-    """Those of the pictures found that are where another one's outputs go: an earlier run has written them."""
+    """Those of the pictures that are at an output path of another one: an earlier run has written them."""
     folder = cache(os.path.realpath)
     real = {path: os.path.join(folder(os.path.dirname(path)), os.path.basename(path)) for path in paths}
     written = set()
@@ -173,7 +173,7 @@ def masks_among(paths: Iterable[str], output: Output, renamed: bool) -> set[str]
 
 
 def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: str) -> dict[str, Any]:
-    """What a mask depends on beside its image."""
+    """What a mask depends on besides its image."""
     return {
         "snapshot": sha256(args.resume), "weights": "teacher" if args.teacher else "student",
         "network": cfg.MODEL.ENCODER or cfg.MODEL.ARCH,
@@ -185,7 +185,7 @@ def maker(args: Namespace, cfg: CfgNode, label_set: labels.LabelSet, precision: 
 def infer(
     args: Namespace, todo: list[tuple[lists.Sample, str]], root: str, output: Output, predict: Predictor
 ) -> None:
-    """Decode, predict, write; decoding and writing go on beside the network."""
+    """Decode, predict, write; decoding and writing run in parallel with the network."""
     workers = min(4, cores() // distributed.size()) if args.workers is None else args.workers
     loader = DataLoader(Images([sample for sample, _ in todo], root), batch_size=None, num_workers=workers)
     pending: deque[Future] = deque()
@@ -197,8 +197,8 @@ def infer(
                 ids, probabilities = predict(image, "prob" in args.save)
             except torch.OutOfMemoryError:
                 size = f"{image.shape[1]}x{image.shape[0]}"
-                raise UserError(f"{sample.image}, {size}, does not fit into the GPU's memory: look at it in "
-                                "windows, such as --window 512 1024") from None
+                raise UserError(f"{sample.image}, {size}, does not fit into GPU memory: split it into windows, "
+                                "e.g. --window 512 1024") from None
             if probabilities is not None:
                 probabilities = probabilities.half().cpu().numpy()
             pending.append(pool.submit(output.write, name, ids.cpu().numpy(), image.numpy(), probabilities))
@@ -210,14 +210,14 @@ def infer(
 
 
 def check_submission(args: Namespace, label_set: labels.LabelSet) -> None:
-    """UserError for a submission of other classes than the test server knows."""
+    """UserError for a submission of classes that the test server does not know."""
     if args.submission and label_set.names != labels.CITYSCAPES.names:
-        raise UserError("--submission: the test server takes masks of Cityscapes' classes, which those of "
-                        f"DATASET.CLASSES = {label_set.name} are not; leave --submission out")
+        raise UserError("--submission: the test server takes masks of Cityscapes' classes, not of those of "
+                        f"DATASET.CLASSES = {label_set.name}; omit --submission")
 
 
 def submission(file: OutputFile, output: Output, names: Sequence[str]) -> None:
-    """A zip of the label-ID masks; UserError where some are on another machine's disk."""
+    """Write a zip of the label-ID masks; UserError if some are on another machine's disk."""
     missing = [name for name in names if not output.path(name, "cs").is_file()]
     if missing:
         raise UserError(f"--submission {file.path}: {len(missing)} of {len(names)} masks are not here, first: "
@@ -256,7 +256,7 @@ def main() -> None:
         raise UserError(f"{args.resume} was replaced while it was read; start again")
     beside = output.folder / labels.BESIDE_MASKS
     distributed.on_first(partial(folder.claim, [*masks, beside], args.force, inputs))
-    # Shared out before looking at what is there already: another process may have begun to write.
+    # Split before looking for existing files: another process may have started to write.
     own = list(zip(samples, names, strict=True))[distributed.rank() :: distributed.size()]
     if args.resume_output:
         own = [entry for entry in own if not all(map(folder.made, output.paths(entry[1])))]
@@ -275,10 +275,10 @@ def main() -> None:
             folder.withdraw([beside])
         raise
     if distributed.rank() > 0:
-        distributed.tell(len(own), finished=True)  # and end: only the first process waits for the others
+        distributed.tell(len(own), finished=True)  # and exit: only the first process waits for the others
     else:
         done = distributed.wait_for_all(len(own))
-        skipped = f", {len(names) - done} were there" if args.resume_output else ""
+        skipped = f", {len(names) - done} were there already" if args.resume_output else ""
         where = " of each machine" if distributed.machines() > 1 else ""
         print(f"{done} images{skipped}: masks in {args.mask_output_dir}{where}")
         if zipped:

@@ -16,17 +16,17 @@ Run the same command again to resume an interrupted run."""
 def main() -> None:
     """Parse, load the configuration, train."""
     parser = Parser(description=__doc__, epilog=EXAMPLES)
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration, YAML")
+    parser.add_argument("--cfg", required=True, metavar="FILE", help="configuration (YAML)")
     parser.add_argument("--exp", type=folder_name, default="main", metavar="NAME", help="experiment (default: main)")
     parser.add_argument("--run", type=folder_name, required=True, metavar="NAME",
-                        help="run; the same name continues the run")
+                        help="run; using the same name again resumes it")
     parser.add_argument("--resume", default="", metavar="SNAPSHOT", help="snapshot to start from")
     parser.add_argument("--dataloader", type=folder_name, default="cityscapes", metavar="NAME",
                         help="folder for the target's runs (default: cityscapes)")
     parser.add_argument("--snapshot-dir", default="snapshots", metavar="DIR")
     parser.add_argument("--logdir", default="logs", metavar="DIR")
     parser.add_argument("--workers", type=WORKERS, metavar="N",
-                        help="loader processes (default: this process's cores, at most 16)")
+                        help="loader processes (default: as many as cores, at most 16)")
     parser.add_argument("--seed", type=SEED, default=0, metavar="N", help="random seed (default: 0)")
     parser.add_argument("--set", **KEY_VALUE)
     args = parser.parse_args()

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 WINDOW = 200  # consecutive iterations before a warning
-RARE = 20  # a class has vanished when it is absent this many times longer than usual
-START, FEW, RISE = 200, 10, 1.5  # the mean loss of a few iterations rises by this factor in the run's first ones
-SPARSE = 0.01  # labels with a smaller share of labelled pixels are a mistake
+RARE = 20  # a class has vanished once it is absent this many times longer than usual
+START, FEW, RISE = 200, 10, 1.5  # in the first START iterations, the mean loss of FEW rises by this factor
+SPARSE = 0.01  # a smaller share of labelled pixels is a mistake
 
 
 class Finding(NamedTuple):
@@ -18,7 +18,7 @@ class Finding(NamedTuple):
 
 
 class Alarms:
-    """The checks, and everything they remember between iterations, as plain numbers.
+    """The checks, and everything they remember between iterations, as plain values.
 
     Args:
         names: the class names.
@@ -35,7 +35,7 @@ class Alarms:
             "all": 0,  # consecutive iterations with pseudo labels almost everywhere
             "entropy": 0.0,  # the largest entropy of the class prior so far
             "first": {},  # mIoU of the first validation, by list
-            "losses": [],  # of the source, in the first iterations and in the latest
+            "losses": [],  # on the source, of the first and the latest iterations
         }
 
     def step(
@@ -47,7 +47,7 @@ class Alarms:
             kept: share of pixels that have a pseudo label, 0 ... 1.
             seen: [C], whether the class occurs among the pseudo labels.
             chi: the class prior χ [C], if it has been read.
-            loss: the cross-entropy on the source, if there is any.
+            loss: the cross-entropy on the source, if any.
         """
         m = self.memory
         m["steps"] += 1
@@ -72,7 +72,7 @@ class Alarms:
         return self._new(found)
 
     def _rises(self, loss: float) -> list[Finding]:
-        """The source's loss, which the student has learnt already, tells of a start that is too rough."""
+        """The student starts with a low source loss; if it rises, the start was too abrupt."""
         losses = self.memory.setdefault("losses", [])
         losses[:] = losses[:FEW] + [*losses[FEW:], loss][-FEW:]
         before, now = sum(losses[:FEW]) / FEW, sum(losses[FEW:]) / FEW
@@ -80,8 +80,8 @@ class Alarms:
             return []
         return [Finding("rise", (
             f"the loss on the source has risen from {before:.2f} in the first {FEW} iterations to {now:.2f}: the start "
-            "is too rough for what the student has learnt. Let the target's loss rise slowly (MODEL.LR_TARGET_RAMP, "
-            "such as 1000), and the learning rates too (MODEL.WARMUP_ITER)"))]
+            "is so abrupt that the student forgets what it has learnt. Ramp up the target loss (MODEL.LR_TARGET_RAMP, "
+            "e.g. 1000) and warm up the learning rates (MODEL.WARMUP_ITER)"))]
 
     def _vanished(self, seen: Sequence[bool]) -> list[Finding]:
         m, found = self.memory, []
@@ -91,8 +91,8 @@ class Alarms:
             usual = (m["steps"] - m["absent"][c]) / max(1, m["seen"][c])  # iterations between occurrences
             if m["seen"][c] >= 10 and m["absent"][c] >= max(WINDOW, RARE * usual):
                 found.append(Finding(f"vanished/{name}", (
-                    f"{name} has not occurred among the pseudo labels for {m['absent'][c]} iterations; before, it "
-                    f"occurred every {usual:.0f}. The student is forgetting it: importance weights "
+                    f"{name} has not occurred among the pseudo labels for {m['absent'][c]} iterations; it used "
+                    f"to occur every {usual:.0f}. The student is forgetting it: importance weights "
                     "(DATASET.SAMPLE_WEIGHTS) may be missing or belong to other images, or a larger class is taking "
                     "its place")))
         return found
@@ -122,18 +122,18 @@ class Alarms:
             "MODEL.LR or MODEL.LR_TARGET, or a better baseline"))])
 
     def _new(self, found: list[Finding]) -> list[Finding]:
-        """Those that have not been given yet."""
+        """The findings not reported before."""
         new = [f for f in found if f.name not in self.memory["said"]]
         self.memory["said"] += [f.name for f in new]
         return new
 
 
 def label_findings(counts: Sequence[int], names: Sequence[str]) -> list[Finding]:
-    """What makes labels useless to train on: nothing labelled, next to nothing, or one class alone.
+    """What makes labels useless for training: no labelled pixels, very few, or only one class.
 
     Args:
-        counts: [256], pixels of each label, of all files or of a sample of them; none at all say nothing.
-        names: of the classes.
+        counts: [256], pixels of each label, in all files or a sample of them; all zeros give no findings.
+        names: the class names.
     """
     classes, ignored = [int(n) for n in counts[: len(names)]], int(counts[255])
     labelled, present = sum(classes), [name for name, n in zip(names, classes, strict=True) if n]
@@ -143,9 +143,9 @@ def label_findings(counts: Sequence[int], names: Sequence[str]) -> list[Finding]
     found = []
     if labelled < SPARSE * (labelled + ignored):
         share = 100 * labelled / (labelled + ignored)
-        found.append(Finding("sparse", f"only {share:.2g} % of the pixels are labelled, the others are ignored (255); "
+        found.append(Finding("sparse", f"only {share:.2g} % of the pixels are labelled, the rest are ignored (255); "
                              f"{advice}"))
     if len(present) == 1 < len(names):
-        found.append(Finding("one_class", f"all labelled pixels are {present[0]}: a network that gives no other answer "
-                             f"has no loss; {advice}"))
+        found.append(Finding("one_class", f"all labelled pixels are {present[0]}: a network that always predicts it "
+                             f"has zero loss; {advice}"))
     return found

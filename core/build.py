@@ -1,4 +1,4 @@
-"""From the configuration to what a run is made of; what is made here takes plain values and knows no configuration."""
+"""Builds the parts of a run from the configuration; the parts take plain values and do not know it."""
 
 import hashlib
 import os
@@ -32,13 +32,13 @@ from models import build, has_batchnorm, synchronised
 from models.sac import SAC
 
 SOURCE_ONLY = "no BatchNorm: this baseline is trained on the source only"
-LOOKED_AT = 8  # labels, at the start of a run
-MOST_WORKERS = 16  # by default: they feed one of today's GPUs from prepared images (docs/performance.md)
+LOOKED_AT = 8  # labels inspected at the start of a run
+MOST_WORKERS = 16  # by default: enough to feed a current GPU from prepared images (docs/performance.md)
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """When a run does what; the keys are the configuration's."""
+    """How often a run does what, with the configuration keys."""
 
     epochs: int  # TRAIN.NUM_EPOCHS
     most_iterations: int  # TRAIN.MAX_ITER, 0 = no limit
@@ -55,7 +55,7 @@ def intervals(cfg: CfgNode) -> Intervals:
 
 
 def start_processes(cfg: CfgNode) -> torch.device:
-    """Check that the device is there and that there are images for all processes, and start them."""
+    """Start the processes; UserError if the device is missing, or if there are more processes than images."""
     if cfg.TRAIN.DEVICE == "cuda" and not torch.cuda.is_available():
         raise UserError("TRAIN.DEVICE = cuda: there is no CUDA device; use cpu or auto")
     if cfg.TRAIN.DETERMINISTIC:
@@ -70,17 +70,17 @@ def start_processes(cfg: CfgNode) -> torch.device:
 
 
 def label_set(cfg: CfgNode) -> LabelSet:
-    """The classes; UserError where VAL.IGNORE_CLASS does not go with them."""
+    """The classes; UserError if the ignored classes do not fit them."""
     found = labels.load(cfg.DATASET.CLASSES)
     config.check_classes(cfg, found.num_classes)
     return found
 
 
 def workers(cfg: CfgNode, given: int | None) -> int:
-    """Loader processes per training process: those given, or its share of the machine's cores, at most 16.
+    """Loader processes per training process: `given`, or its share of the machine's cores, at most 16.
 
     Raises:
-        UserError: there is too little shared memory for them.
+        UserError: they need more shared memory than is free.
     """
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     chosen = max(1, min(MOST_WORKERS, cores() // here)) if given is None else given
@@ -131,7 +131,7 @@ def step(cfg: CfgNode, compute: Compute, classes: int, init: str) -> BaselineSte
 def rates(
     cfg: CfgNode, optimiser: torch.optim.Optimizer, progress: resume.Progress, per_epoch: int
 ) -> Callable[[int], None]:
-    """What sets the learning rates of the run, whose length does not depend on where it is."""
+    """The learning rate schedule over the whole run, wherever it resumes."""
     if cfg.MODEL.SCHEDULE == "constant" and not cfg.MODEL.WARMUP_ITER:
         return no_change
     total = progress.step + (cfg.TRAIN.NUM_EPOCHS - progress.epoch) * per_epoch - progress.iteration
@@ -145,14 +145,14 @@ def _network(cfg: CfgNode, compute: Compute, classes: int, init: str) -> nn.Modu
         return network
     if compute.device.type != "cuda":
         raise UserError(
-            f"the baseline needs synchronised BatchNorm over its {distributed.size()} processes, which torch has "
-            "for CUDA only: use one process on the CPU"
+            f"the baseline needs synchronised BatchNorm over its {distributed.size()} processes, which torch only "
+            "supports on CUDA: use one process on the CPU"
         )
     return synchronised(network)
 
 
 def inputs(cfg: CfgNode, device: torch.device, seed: int, firsts: Sequence[int] = (0,)) -> Inputs:
-    """From the loader's batches to the step; `firsts`: index of each source list's first image."""
+    """What turns the loader's batches into inputs of the step; `firsts`: index of each source list's first image."""
     data = cfg.DATASET
     target = data.MEAN, data.STD
     source = [target] * len(firsts)
@@ -165,13 +165,13 @@ def inputs(cfg: CfgNode, device: torch.device, seed: int, firsts: Sequence[int] 
 
 
 def validation(cfg: CfgNode, data: Data, inputs: Inputs, log: Log, agree: Callable[..., int]) -> Validation:
-    """What measures while training."""
+    """The validation during training."""
     picture = tuple(cfg.TB.IM_SIZE)
     return Validation(data, label_set(cfg), cfg.VAL.IGNORE_CLASS, inputs, log, picture, agree)
 
 
 def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
-    """What a snapshot of this run says of it, and has to say for the run to continue from it."""
+    """What identifies the run in its snapshots; a resumed run is checked against it."""
     sources, mixture = [data.samples[name] for name in data.ignored], data.iterations.mixture
     lists = {"source": digest(chain(*sources)), "target": digest(data.samples[data.target_list])}
     if len(sources) > 1:
@@ -184,7 +184,7 @@ def identity(cfg: CfgNode, data: Data) -> dict[str, Any]:
 
 
 def digest(samples: Iterable[Sample]) -> str:
-    """A fingerprint of a list's lines, in their order."""
+    """A fingerprint of a list's lines, in order."""
     digest = hashlib.sha256()
     for sample in samples:
         digest.update(f"{sample.image}\n{sample.label}\n".encode())
@@ -192,7 +192,7 @@ def digest(samples: Iterable[Sample]) -> str:
 
 
 def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
-    """What an iteration takes, in a line."""
+    """A line that describes an iteration."""
     train, processes = cfg.TRAIN, distributed.size()
     targets, views = target_images(cfg, processes), "" if cfg.MODEL.BASELINE else f" x {train.GROUP_SIZE} views"
     raised = f" (TRAIN.NUM_GROUPS = {train.NUM_GROUPS}, at least one per process)" if targets > train.NUM_GROUPS else ""
@@ -205,31 +205,31 @@ def plan(cfg: CfgNode, compute: Compute, workers: int, seed: int) -> str:
 
 
 def useless_labels(data: Data, name: str) -> list[Finding]:
-    """What a few labels of a source list, evenly spread over it, tell against training on them."""
+    """Why a source list's labels are useless for training, if they are; looks at a few, evenly spread."""
     samples, counts = data.samples[name], np.zeros(256, np.int64)
     for sample in samples[:: max(1, len(samples) // LOOKED_AT)][:LOOKED_AT]:
-        with suppress(DataError):  # training itself says what is wrong with a file
+        with suppress(DataError):  # training itself reports unusable files
             counts += class_counts(read_label(Path(data.root, sample.label), data.num_classes))
     return label_findings(without(counts, data.ignored[name]), data.class_names)
 
 
 def introduce(cfg: CfgNode, data: Data, step: BaselineStep | SACStep, log: Log) -> None:
-    """Say what a run is about to do."""
+    """Log what a run is about to do."""
     if cfg.MODEL.BASELINE and not step.adapts:
         log.say(SOURCE_ONLY)
     if data.missing:
-        log.say(f"validation lists that do not exist are left out: {', '.join(data.missing)}")
+        log.say(f"validation lists that do not exist are skipped: {', '.join(data.missing)}")
     if not data.lists:
-        log.say("there is no list to validate on (VAL.LISTS): validation is left out")
-    log.say(f"the best snapshots are chosen by {data.select}" if data.select
-            else "no list chooses among the snapshots: last.pth is the result")
+        log.say("there is no list to validate on (VAL.LISTS): no validation")
+    log.say(f"the best snapshots are chosen by their mIoU on {data.select}" if data.select
+            else "there is no list to choose the best snapshots by: last.pth is the result")
     if data.select and (trained := data.trained_on(data.select)):
-        log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and labels of those "
-                 "images choose a snapshot (VAL.SELECT names another list)")
+        log.warn(f"{trained} images of {data.select} are trained on too: the score is optimistic, and their labels "
+                 "choose the best snapshots (for another list, set VAL.SELECT)")
     for name in data.ignored:
         for finding in useless_labels(data, name):
-            log.warn(f"list {name}, by a look at {LOOKED_AT} of its labels: {finding.text}")
+            log.warn(f"list {name}, judging by {LOOKED_AT} of its labels: {finding.text}")
     log.say(plan(cfg, step.compute, data.workers, data.seed))
     if (machines := distributed.machines()) > 1:
-        log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a common one; the "
-                "first alone reads the snapshot to start from, and writes snapshots and logs")
+        log.say(f"{machines} machines: each reads the lists, images and weights from its own disk or a shared one; "
+                "only the first reads the snapshot to start from, and writes snapshots and logs")

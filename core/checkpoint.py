@@ -1,7 +1,7 @@
-"""Snapshots: the best three and last.pth, written whole or not at all, read without running code from them.
+"""Snapshots: the best three and last.pth, written atomically, read without executing code from them.
 
-A snapshot is a dictionary with `model` (published names, prefix "module."), `opt`, `epoch`, `score` and, beyond the
-published four, `run`: what an exact continuation needs.
+A snapshot is a dictionary with the published entries `model` (published names, prefix "module."), `opt`, `epoch` and
+`score`, and with `run`: what an exact resume needs.
 """
 
 import math
@@ -21,7 +21,7 @@ PREFIX = "module."
 STUDENT, TEACHER = "backbone.", "slow_net."
 BEST = 3
 BEST_NAME = re.compile(r"epoch[0-9]{3,}_score[0-9]\.[0-9]{3}\.pth")
-# What `run` holds at least. A type; [of each]; (of the first, the second, ...); {text: of each}; {name: of its own}.
+# Required entries of `run`. A type; [of each]; (of the first, the second, ...); {str: of each}; {name: of its own}.
 RUN = {
     "epoch": int, "iteration": int, "step": int, "validated": bool,
     "seed": int, "baseline": bool, "per_epoch": int, "config": str, "origin": {str: str}, "classes": [str],
@@ -30,28 +30,28 @@ RUN = {
     "alarms": {"said": [str], "steps": int, "seen": [int], "absent": [int], "few": int, "all": int, "entropy": float,
               "first": {str: float}},
 }  # fmt: skip
-MOST = 2**53  # of any number in it
+MOST = 2**53  # bound on its whole numbers
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a snapshot: to a temporary name, then renamed.
+    """Write a snapshot, atomically.
 
     Raises:
-        UserError: the disk refuses, or a weight is not finite; the old file stays.
+        UserError: it cannot be written, or a weight is not finite; an older file is kept.
     """
     wrong = [k for k, v in state["model"].items() if v.is_floating_point() and not torch.isfinite(v).all()]
     if wrong:
-        raise UserError(f"the weights have become NaN or infinite ({wrong[0]}), {path} is left as it was: a lower "
-                        "MODEL.LR, or TRAIN.PRECISION float32, may help")
-    sweep(path.parent, 0)  # the folder is this run's alone (core/run.py)
+        raise UserError(f"the weights have become NaN or infinite ({wrong[0]}), {path} was not changed: try a lower "
+                        "MODEL.LR, or TRAIN.PRECISION float32")
+    sweep(path.parent, 0)  # no other run writes to this folder (core/run_folder.py)
     atomic_write(path, lambda file: torch.save(dict(state), file))
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """Read a snapshot onto the CPU; model keys come without "module.".
+    """Read a snapshot onto the CPU; model keys are without "module.".
 
     Raises:
-        UserError: the file is missing, truncated, no snapshot, holds code, or has weights that are not numbers.
+        UserError: the file is missing, truncated or not a snapshot, contains code, or has weights that are not finite.
     """
     state = tensor_files.read(path, "snapshot", "use another one")
     if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
@@ -66,26 +66,26 @@ def load(path: str | Path) -> dict[str, Any]:
 
 
 def checked_run(saved: Any, path: str | Path) -> dict[str, Any]:
-    """A snapshot's `run`, all of whose parts are of the kind that RUN says and make sense.
+    """A snapshot's `run`, after a check of its types (RUN) and values.
 
     Args:
         saved: the entry, whatever it is.
-        path: of the snapshot, for the message.
+        path: of the snapshot, for messages.
 
     Raises:
-        UserError: a part is missing, of another kind, or cannot be.
+        UserError: a part is missing, of the wrong type, or invalid.
     """
     if not isinstance(saved, dict) or not set(RUN) <= set(saved):
-        raise UserError(f"{path} was not written by a training of this program; start from it with --resume {path} "
+        raise UserError(f"{path} was not written by a training run of this program; start from it with --resume {path} "
                         "and another --run")
     if wrong := next((name for name in RUN if _misfit(saved[name], RUN[name])), "") or _nonsense(saved):
-        raise UserError(f"{path} is damaged: its entry {wrong!r} makes no sense; start from an earlier snapshot with "
+        raise UserError(f"{path} is damaged: its entry {wrong!r} is invalid; start from an earlier snapshot with "
                         "--resume and another --run")
     return saved
 
 
 def _misfit(value: Any, kind: Any) -> bool:
-    """Whether a value is not of a kind, as RUN writes them."""
+    """Whether a value is not of a type, in RUN's notation."""
     if isinstance(kind, list):
         return type(value) is not list or any(_misfit(part, kind[0]) for part in value)
     if isinstance(kind, tuple):
@@ -98,7 +98,7 @@ def _misfit(value: Any, kind: Any) -> bool:
 
 
 def _nonsense(run: Mapping[str, Any]) -> str:
-    """Name of the first part that is of the right kind and cannot be all the same; "" if there is none."""
+    """Name of the first part that has the right type but an invalid value; "" if there is none."""
     alarms = run["alarms"]
     if run["iteration"] > run["per_epoch"]:
         return "iteration"
@@ -118,13 +118,13 @@ def _nonsense(run: Mapping[str, Any]) -> str:
 
 
 def has_teacher(model: Mapping[str, Tensor]) -> bool:
-    """Whether a snapshot's teacher has been begun; a baseline has none."""
+    """Whether a snapshot has an initialised teacher; a baseline has none."""
     begun = model.get("slow_init")
     return begun is not None and begun.numel() == 1 and begun.item() > 0
 
 
 def part(model: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors below `prefix` ("backbone." or "slow_net."), without it."""
+    """The tensors under `prefix` ("backbone." or "slow_net."), without the prefix."""
     return {k.removeprefix(prefix): v for k, v in model.items() if k.startswith(prefix)}
 
 
@@ -132,13 +132,13 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], path: str | Pat
     """Strictly load `weights` into `network`.
 
     Args:
-        network: takes the weights.
+        network: the network to fill.
         weights: its state dict.
-        path: where they come from, for the message.
-        name: of the architecture, for the message.
+        path: the weights' file, for messages.
+        name: of the architecture, for messages.
 
     Raises:
-        UserError: names that are missing or unexpected, or shapes that differ; nothing was loaded.
+        UserError: names are missing or unexpected, or shapes differ; nothing is loaded.
     """
     own = network.state_dict()
     missing, unexpected = [k for k in own if k not in weights], [k for k in weights if k not in own]
@@ -162,17 +162,17 @@ def _some(names: list[str]) -> str:
 
 
 def carry_momentum(optimiser: torch.optim.Optimizer, saved: Any, path: str | Path) -> bool:
-    """Take over the optimiser's state (momentum) from a snapshot's `opt`, but not its learning rates.
+    """Load the optimiser state (momentum) from a snapshot's `opt`, but not the learning rates.
 
     Returns:
-        False where the snapshot has none for these parameters (another optimiser, none at all): a fresh start.
+        Whether there was one for these parameters; False for another optimiser's, or none at all.
     """
     if not isinstance(saved, dict) or saved.get("state") is None:
         return False
     try:
         return len(saved["state"].items()) > 0 and _take_momentum(optimiser, saved, path)
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-        raise UserError(f"snapshot {path}: the optimiser's state in it is damaged; use an earlier snapshot") from None
+        raise UserError(f"snapshot {path}: its optimiser state is damaged; use an earlier snapshot") from None
 
 
 def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], path: str | Path) -> bool:
@@ -186,14 +186,14 @@ def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], p
     for index, state in saved["state"].items():
         for name in buffers:
             buffer = state[name]
-            if buffer is None and name == "momentum_buffer":  # of a parameter that had no gradient
+            if buffer is None and name == "momentum_buffer":  # the parameter had no gradient
                 continue
             if buffer.shape != parameters[index].shape:
-                raise UserError(f"{path}: the optimiser's state {index} is {list(buffer.shape)}, "
-                                f"the parameter {list(parameters[index].shape)}")
+                raise UserError(f"{path}: optimiser state {index} is {list(buffer.shape)}, "
+                                f"its parameter {list(parameters[index].shape)}")
             if not torch.isfinite(buffer).all():
-                raise UserError(f"snapshot {path}: the optimiser's state holds NaN or infinite values; use an earlier "
-                                "one")
+                raise UserError(f"snapshot {path}: the optimiser state holds NaN or infinite values; use an earlier "
+                                "snapshot")
         if not 0 <= float(state.get("step", 0)) < MOST:  # Adam's
             raise ValueError
     optimiser.load_state_dict({"state": saved["state"], "param_groups": own["param_groups"]})
@@ -201,29 +201,29 @@ def _take_momentum(optimiser: torch.optim.Optimizer, saved: Mapping[str, Any], p
 
 
 class Best:
-    """The best three snapshots of a run: `epochEEE_scoreS.SSS.pth`, by score, the earlier at a tie.
+    """The best three snapshots of a run, `epochEEE_scoreS.SSS.pth`: by score, the earlier one first in a tie.
 
     Args:
-        folder: where they lie.
+        folder: where they are.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.kept: list[tuple[float, int, str]] = []  # score, epoch, file name
-        self._written = folder / ".written"  # names that this run has written: it removes no others
+        self._written = folder / ".written"  # names that this run has written; it removes no others
 
     @property
     def score(self) -> float:
-        """The best score so far; 0 without any."""
+        """The best score so far; 0 if there is none."""
         return max((score for score, _, _ in self.kept), default=0.0)
 
     @property
     def result(self) -> Path:
-        """The best snapshot of those kept, the earlier at a tie."""
+        """The best of the snapshots kept, the earlier one in a tie."""
         return self.folder / min(self.kept, key=lambda entry: (-entry[0], entry[1]))[2]
 
     def begin(self, kept: list | None) -> None:
-        """Own what the run had kept; a new run (None) owns no snapshot that lies there already."""
+        """Take over the snapshots that the run had kept; a new run (None) owns none of those already there."""
         if kept is not None:
             self.kept = [tuple(entry) for entry in kept]
         elif distributed.rank() == 0:
@@ -231,7 +231,7 @@ class Best:
 
     def offer(self, score: float, epoch: int, state: Mapping[str, Any]) -> bool:
         """Write the snapshot if it is among the best three; `tidy` removes what it displaces."""
-        if math.isnan(score):  # a list without a single labelled pixel chooses nothing
+        if math.isnan(score):  # a list without labelled pixels selects nothing
             return False
         entry = (score, epoch, f"epoch{epoch:03d}_score{score:.3f}.pth")
         ranked = sorted([*self.kept, entry], key=lambda e: (-e[0], e[1]))[:BEST]
@@ -242,13 +242,13 @@ class Best:
         return entry in ranked
 
     def tidy(self) -> None:
-        """Remove this run's displaced snapshots. After last.pth names the kept ones, so that a kill loses nothing."""
+        """Remove this run's displaced snapshots; only after last.pth lists the kept ones, so that a kill loses none."""
         for name in self._own() - {name for _, _, name in self.kept}:
             if kind_of(self.folder / name) == "a file":
                 remove(self.folder / name)
 
     def _own(self) -> set[str]:
-        """Names that this run has written. Whatever else the file holds leads nowhere, least of all elsewhere."""
+        """Names that this run has written; anything else in the file, such as a path elsewhere, is ignored."""
         if kind_of(self._written) != "a file" or not self._written.stat().st_size:
             return set()
         return set(filter(BEST_NAME.fullmatch, read_bytes(self._written).decode(errors="replace").split()))

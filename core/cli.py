@@ -1,8 +1,8 @@
-"""What all commands share: their arguments, and how they end.
+"""What all commands share: argument parsing, and how they exit.
 
-A user's mistake is one line on stderr and exit status 2; Ctrl-C and SIGTERM are one line and status 130 and 143; our
-own mistakes keep their traceback. A command imports this module before anything that is not Python's own, so that all
-of this already holds during its imports, which take seconds and fail where the requirements are not installed.
+A user error prints one line to stderr and exits with status 2; Ctrl-C and SIGTERM print one line and exit with 130 and
+143; bugs keep their traceback. Commands import this module before anything outside the standard library, so that this
+also holds during their imports, which take seconds and fail if the requirements are not installed.
 """
 
 from __future__ import annotations
@@ -21,48 +21,48 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-if sys.version_info < (3, 10):  # noqa: UP036, an older one gets as far as here
+if sys.version_info < (3, 10):  # noqa: UP036, older versions get this far
     print(f"error: Python 3.10 or newer is needed, {sys.executable} is {sys.version.split()[0]}", file=sys.stderr)
     sys.exit(2)
 STANDARD = sys.stdlib_module_names
 OURS = ("core", "datasets", "models", "tools", "train", "infer_val")
-# What the system refuses, whatever we ask of it: a full or broken disk, no permission, a name that is too long.
+# Errors of the system, not of the program: a full or broken disk, no permission, a name that is too long.
 REFUSALS = {getattr(errno, name, None) for name in
             "ENOSPC EDQUOT EFBIG EROFS EIO ESTALE EACCES EPERM ENAMETOOLONG EMFILE ENFILE ENOMEM".split()}  # fmt: skip
 MOST_WORKERS = 1024
-LONGEST_NAME = 200  # bytes; file systems take 255, and something may be appended
-# Of add_argument: configuration keys, as `pairs`. A second --set adds to the first.
+LONGEST_NAME = 200  # bytes; file systems allow 255, and something may be appended
+# For add_argument: configuration keys, stored as `pairs`; a second --set adds to the first.
 KEY_VALUE: dict[str, Any] = {"nargs": "*", "action": "extend", "default": [], "metavar": "KEY VALUE", "dest": "pairs",
-                             "help": "configuration keys"}
+                             "help": "override configuration keys"}
 
 
 class UserError(Exception):
     """What is wrong, where, and what to do about it, in one line.
 
-    It is the same one line when a loader's worker raises it: torch raises it again in the main process with a formatted
-    traceback for a text, whose last line is the class's name and our message; only the message is kept.
+    When a loader worker raises it, torch raises it again in the main process, with a formatted traceback that ends with
+    the class name and our message; only the message is kept.
     """
 
-    status = 2  # of the command
+    status = 2  # the command's exit status
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition(f"{type(self).__qualname__}: ")[2].strip())
 
 
 class Fault(UserError):
-    """Not the user's mistake, but one line says more than a traceback."""
+    """Not a user error, but one line says more than a traceback."""
 
     status = 1
 
 
 class Lost(Fault):
-    """Another process does not answer; where that one has said why, this is not worth saying (core/torchrun.py)."""
+    """Another process does not respond; not printed if that process has said why (core/torchrun.py)."""
 
     status = 3
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, by its signal number. What had to be written is written, or the next start makes it again."""
+    """Ctrl-C or SIGTERM, with the signal number; what was not written is made again at the next start."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: object, **kwargs: object) -> None:
         kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        # By itself argparse takes -1e-4 and -1,2 for options.
+        # argparse alone would take -1e-4 and -1,2 for options.
         self._negative_number_matcher = re.compile(r"-(\.?\d|inf|nan)", re.IGNORECASE)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """The type of an argument: a whole number from `low` to `high`."""
+    """An argument type: a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
         with suppress(ValueError):
@@ -102,12 +102,12 @@ WORKERS = whole(0, MOST_WORKERS)
 
 
 def cores() -> int:
-    """Number of processor cores that this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def folder_name(text: str) -> str:
-    """The type of an argument: the name of a folder, which must not lead anywhere else."""
+    """An argument type: the name of a folder, not a path."""
     if text in (".", "..") or re.search(r"[/\\]", text) or not text.isprintable() or not text.strip():
         raise argparse.ArgumentTypeError(f"expected the name of a folder, without slashes, got {text[:40]!r}")
     if len(text.encode()) > LONGEST_NAME:
@@ -116,9 +116,9 @@ def folder_name(text: str) -> str:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a command's `main`; what needs no traceback is said in one line and becomes the exit status."""
+    """Run a command's `main`; an error that needs no traceback becomes one line and the exit status."""
     global _working
-    within, _working = _working, True  # within: benchmarks run other commands in their own process
+    within, _working = _working, True  # within: benchmarks run other commands in the same process
     try:
         try:
             main()
@@ -136,7 +136,7 @@ def run(main: Callable[[], None]) -> None:
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit status of what needs no traceback; None for our own mistakes."""
+    """The line and the exit status for an error that needs no traceback; None for bugs."""
     if isinstance(error, UserError):
         return f"error: {' '.join(str(error).split())}", error.status
     if isinstance(error, KeyboardInterrupt):
@@ -154,7 +154,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
 
 def _how_to_install() -> str:
     requirements, own = ROOT / "requirements.txt", ROOT / ".venv"
-    if sys.prefix not in (sys.base_prefix, str(own)):  # a virtual environment of the user's
+    if sys.prefix not in (sys.base_prefix, str(own)):  # the user's own virtual environment
         return f"install the requirements: {sys.executable} -m pip install -r {requirements}"
     return (f"install the requirements: python3 -m venv {own} && {own}/bin/pip install -r {requirements}; "
             f"then use {own}/bin/python")
@@ -162,20 +162,20 @@ def _how_to_install() -> str:
 
 def _say(line: str, lost: bool = False) -> None:
     if folder := os.environ.get("SAC_ERRORS"):
-        # Several processes may have the same to say: core/torchrun.py says it once.
+        # Several processes may have the same message: core/torchrun.py prints it once.
         name = os.environ.get("RANK", "0") + ".lost" * lost
         Path(folder, name).write_text(line, encoding="utf-8", errors="backslashreplace")
     else:
         print(line, file=sys.stderr, flush=True)
 
 
-# --- from here on: what a command sets up as soon as it imports this module
+# --- set up as soon as a command imports this module
 
-_working = False  # within a command's main, which must be left in order
+_working = False  # inside a command's main, which must exit cleanly
 
 
 class _Output(io.FileIO):
-    """stdout or stderr whose reader may go, as `head` does: the command goes on with its work."""
+    """stdout or stderr whose reader may exit, as `head` does: the command keeps running."""
 
     lost = False
 
@@ -184,18 +184,18 @@ class _Output(io.FileIO):
             try:
                 return super().write(data)
             except OSError as error:
-                self.lost = True  # said once, and not again when Python ends
+                self.lost = True  # reported once, and not again when Python exits
                 if self.fileno() == 1 and error.errno not in (errno.EPIPE, errno.EIO):
                     raise UserError(f"cannot write to stdout: {error.strerror}") from None
         return len(data)
 
 
 def _open_streams() -> None:
-    """Let printing never fail for what a name holds, nor because nobody reads; see _Output."""
+    """Make sure that printing never fails, whatever characters a name has and even if nobody reads; see _Output."""
     for number in range(3):
         try:
             os.fstat(number)
-        except OSError:  # closed; the next file that is opened would get its number, and all that is printed
+        except OSError:  # closed; the next file opened would get its number, and everything printed
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     for number, name in ((1, "stdout"), (2, "stderr")):
         old = getattr(sys, name)
@@ -208,25 +208,25 @@ def _open_streams() -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """Ctrl-C or SIGTERM: leave main in order, or end at once where there is nothing to be put in order."""
+    """Ctrl-C or SIGTERM: exit main cleanly, or exit at once if there is nothing to clean up."""
     global _working
     if not _working:
-        with suppress(RuntimeError):  # the signal came while stderr was being written to
+        with suppress(RuntimeError):  # the signal came during a write to stderr
             _say("interrupted")
         os._exit(128 + number)
-    _working = False  # whoever presses Ctrl-C again does not want to wait
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is often the same one, to the group and by a launcher
+    _working = False  # a second Ctrl-C exits at once
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one is often the same, sent to the group and by a launcher
     raise Interrupted(number)
 
 
 def _in_child() -> None:
-    """Forked workers are ended by their parent, in silence."""
+    """Forked workers are ended by their parent, silently."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """What is raised outside of `run`: during the imports."""
+    """Handle what is raised outside `run`: during imports."""
     if end := explain(error):
         _say(end[0])
         os._exit(end[1])
@@ -234,9 +234,9 @@ def _hook(kind: type[BaseException], error: BaseException, trace: Any) -> None:
 
 
 def _hide_warnings() -> None:
-    """Libraries warn their callers' authors; what concerns users is said by ourselves, through the log."""
+    """Library warnings are for developers; what concerns users is in our own log."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if not sys.warnoptions:  # python -W, PYTHONWARNINGS: whoever wants to see them
+    if not sys.warnoptions:  # not if python -W or PYTHONWARNINGS asks for them
         for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning, UserWarning):
             warnings.simplefilter("ignore", category)
         warnings.filterwarnings("default", category=UserWarning, module=r"torch\.cuda")  # why a GPU cannot be used
@@ -247,7 +247,7 @@ def _set_up() -> None:
         _open_streams()
         os.register_at_fork(after_in_child=_in_child)
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup, or a launcher that passes them on, wants it
+        if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup, or by a launcher that passes signals on
             signal.signal(number, _interrupt)
     sys.excepthook = _hook
     _hide_warnings()

@@ -1,4 +1,4 @@
-"""The device: batches come to it and are normalised; networks run on it in some precision and by micro-batches."""
+"""Runs networks on the device, with a precision and micro-batches; moves batches there and normalises them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,22 +14,22 @@ from datasets.source import ImageBatch, SourceBatch
 from datasets.target import TargetBatch
 from datasets.transforms import normalise
 
-# What torch's scaler keeps.
+# The state of torch's GradScaler.
 SCALER = {
     "scale": float, "growth_factor": float, "backoff_factor": float, "growth_interval": int, "_growth_tracker": int}
-Statistics = tuple[Sequence[float], Sequence[float]]  # mean and deviation of red, green, blue, in 0 ... 1
+Statistics = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation of red, green, blue, in 0 ... 1
 
 
 class Compute:
-    """How the networks run; what they compute does not depend on it, but for rounding.
+    """How the networks run, which changes their results only by rounding.
 
     Args:
-        device: where.
-        bfloat16: autocast around the networks, and around nothing else.
+        device: where they run.
+        bfloat16: autocast around the networks, and nothing else.
         micro_batch: images per forward pass; 0 = all at once.
         compiled: torch.compile the networks.
         tf32: let the GPU's convolutions, which only networks have, round their inputs to TF32.
-        float16: autocast to float16 in the place of bfloat16, with losses scaled so that no gradient becomes 0.
+        float16: autocast to float16 instead, with loss scaling so that gradients do not underflow.
     """
 
     def __init__(
@@ -40,38 +40,38 @@ class Compute:
         self.precision = "float16" if float16 else "bfloat16" if bfloat16 else "TF32" if tf32 else "float32"
         self.scaler = torch.amp.GradScaler(device.type, enabled=float16)
         if device.type == "cuda":
-            # torch allows it by default. The mathematics' matrix products (affine_grid's) stay exact in any case.
+            # torch allows it by default. Matrix products outside the networks (affine_grid's) stay float32 in any case.
             torch.backends.cudnn.allow_tf32 = tf32
 
     @classmethod
     def of(cls, precision: str, device: torch.device, micro_batch: int = 0, compiled: bool = False) -> "Compute":
-        """From TRAIN.PRECISION; TF32 is float32 where the device has none."""
+        """From TRAIN.PRECISION; on a device without TF32, tf32 means float32."""
         tf32 = precision == "tf32" and device.type == "cuda"
         return cls(device, uses_bfloat16(precision, device), micro_batch, compiled, tf32, precision == "float16")
 
     def state(self) -> dict[str, Any]:
-        """What a snapshot needs of it, as plain values."""
+        """What a snapshot must keep, as plain values."""
         return {"scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}
 
     def restore(self, state: Mapping[str, Any], path: str) -> None:
-        """Take over what a run has kept by `state` in the snapshot `path`, as far as it is needed now.
+        """Restore what `state` saved in the snapshot `path`, as far as it is needed now.
 
         Raises:
-            UserError: it makes no sense.
+            UserError: it is invalid.
         """
         if self.scaler.is_enabled() and "scaler" in state:
             try:
                 self.scaler.load_state_dict({name: kind(state["scaler"][name]) for name, kind in SCALER.items()})
             except (KeyError, TypeError, ValueError):
-                raise UserError(f"{path} is damaged: its entry 'scaler' makes no sense; start from an earlier snapshot "
+                raise UserError(f"{path} is damaged: its entry 'scaler' is invalid; start from an earlier snapshot "
                                 "with --resume and another --run") from None
 
     def take_step(self, optimiser: torch.optim.Optimizer, clip: float) -> None:
-        """Move the parameters along their gradients, which are complete.
+        """Take an optimiser step with the accumulated gradients.
 
         Args:
             optimiser: of the parameters.
-            clip: the largest norm of all gradients together; 0 = any.
+            clip: maximum norm of all gradients together; 0 = no limit.
         """
         self.scaler.unscale_(optimiser)
         if clip:
@@ -80,13 +80,13 @@ class Compute:
         self.scaler.update()
 
     def too_much(self, totals: Sequence[int]) -> str:
-        """What to do where the GPU's memory does not hold an iteration with batches of these sizes."""
+        """What to do if an iteration with batches of these sizes does not fit into the GPU's memory."""
         most = max(map(distributed.most_of, totals))
         most = min(self.micro_batch or most, most)
         if most == 1:
-            return ("the GPU's memory does not hold the passes of one image (TRAIN.MICRO_BATCH is 1): use a smaller "
+            return ("out of GPU memory with one image per forward pass (TRAIN.MICRO_BATCH is 1): use a smaller "
                     "DATASET.CROP_SIZE, or a GPU with more memory")
-        return f"the GPU's memory does not hold {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
+        return f"out of GPU memory with {most} images per forward pass: use TRAIN.MICRO_BATCH {most // 2}"
 
     def logits(self, network: nn.Module, image: Tensor, seeds: Tensor | None = None) -> Tensor:
         """The network's logits at stride 8, float32, of images [b,3,H,W] -> [b,C,h,w]."""
@@ -99,9 +99,9 @@ class Compute:
         """The micro-batches of `n` images.
 
         Args:
-            n: images of this process; where it has none, there is one empty slice.
-            largest: the most that a process has. Where given, all processes get as many slices, of which the last may
-                be empty: synchronised BatchNorm waits for every process in every pass.
+            n: images of this process; if it has none, there is one empty slice.
+            largest: the most images that any process has. If given, all processes get the same number of slices, the
+                last of them possibly empty: synchronised BatchNorm waits for every process in every pass.
         """
         largest = max(1, n if largest is None else largest)
         step = self.micro_batch or largest
@@ -109,12 +109,12 @@ class Compute:
             yield slice(min(i, n), min(i + step, n))
 
     def called(self, network: nn.Module) -> nn.Module:
-        """The network as it is called: compiled, where that is wanted."""
+        """The network to call: compiled, if so configured."""
         return torch.compile(network) if self.compiled else network
 
 
 def uses_bfloat16(precision: str, device: torch.device) -> bool:
-    """TRAIN.PRECISION on a device: auto = bfloat16 on CUDA devices that compute in it, float32 elsewhere."""
+    """Whether TRAIN.PRECISION means bfloat16 on a device: auto does on CUDA devices that support it natively."""
     return precision == "bfloat16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
@@ -125,7 +125,7 @@ class Source(NamedTuple):
 
     image: Tensor  # float32 [n,3,H,W], normalised
     label: Tensor  # any integer type [n,H,W], 255 = ignored
-    seeds: Tensor  # int64 [n], of the dropout
+    seeds: Tensor  # int64 [n], for dropout
     total: int  # B, over all processes
 
 
@@ -144,23 +144,23 @@ class Views(NamedTuple):
     padding: Tensor  # bool [n,H,W]
     A: Tensor  # [n,2,3], reference coordinates -> view
     A_inv: Tensor  # [n,2,3]
-    seeds: Tensor  # int64 [n], of the student's dropout
-    total: int  # N·T, over all processes; n where this process's images are its own
+    seeds: Tensor  # int64 [n], for the student's dropout
+    total: int  # N·T, over all processes; n if the batch is this process's alone
 
 
 class Inputs:
-    """From what the loader gives to what a step takes: on the device, normalised, with the seeds of the dropout.
+    """Turns the loader's batches into a step's inputs: on the device, normalised, with dropout seeds.
 
     Args:
-        device: where it goes.
-        source: what the images of each source list are normalised with.
-        target: what the target, and everything that is validated, is normalised with.
+        device: of the inputs.
+        source: statistics that normalise each source list's images.
+        target: statistics that normalise the target and everything that is validated.
         totals: source images, and target images or views, per iteration over all processes.
         seed: of the run.
         firsts: index of each source list's first image.
     """
 
-    SOURCE, TARGET = 4, 5  # streams of random numbers; those of the data are in datasets
+    SOURCE, TARGET = 4, 5  # random streams; those of the data are in datasets
 
     def __init__(
         self, device: torch.device, source: Sequence[Statistics], target: Statistics, totals: tuple[int, int],
@@ -170,7 +170,7 @@ class Inputs:
         self.totals, self.seed = totals, seed
 
     def __call__(self, batch: Iteration, epoch: int, iteration: int) -> tuple[Source | None, Views | Images]:
-        """Both domains of an iteration, whose numbers decide on the dropout."""
+        """Both domains of an iteration; `epoch` and `iteration` determine the dropout."""
         (b, nt), source = self.totals, None
         if batch.source is not None:
             image, label, padding, _ = self.moved(batch.source)
@@ -183,7 +183,7 @@ class Inputs:
         return source, Images(self.images(batch.target), nt)
 
     def views(self, batch: TargetBatch, seeds: Tensor, total: int) -> Views:
-        """Views, this process's of `total` ones, normalised (section 5.7)."""
+        """This process's share of `total` views, normalised (section 5.7)."""
         noisy, clean, padding, a, a_inv, _ = self.moved(batch)
         noisy, clean = normalise(noisy, padding, *self.target), normalise(clean, padding, *self.target)
         return Views(noisy, clean, padding, a, a_inv, seeds, total)
@@ -199,10 +199,10 @@ class Inputs:
 
 
 def dropout_seeds(key: tuple[int, ...], total: int) -> Tensor:
-    """A seed for the dropout of each of this process's images, int64 [n], by the image's place in the whole batch.
+    """Dropout seeds of this process's images, int64 [n], by an image's place in the whole batch.
 
     Args:
-        key: the run's seed and what tells this batch from all others, each >= 0.
+        key: the run's seed and numbers that identify the batch, each >= 0.
         total: images of the batch over all processes.
     """
     here = distributed.share(total)

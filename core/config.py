@@ -1,6 +1,6 @@
-"""Every configuration key: its default, its allowed values, its meaning. `load` merges, checks and freezes.
+"""Every configuration key with its default, allowed values and meaning. `load` merges, checks and freezes.
 
-A configuration is a yacs CfgNode, made by `load` and read only by the builders; whatever they build takes plain values.
+A configuration is a yacs CfgNode, made by `load` and read only by the builders; what they build takes plain values.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -16,7 +16,7 @@ from models.consistency import LOSSES, POOLS
 
 
 class Rule(NamedTuple):
-    """The values that are allowed: in words, and as a test."""
+    """The allowed values, in words and as a test."""
 
     allowed: str
     test: Callable[[Any], bool]
@@ -47,10 +47,10 @@ def _each_source(rule: Rule) -> Rule:
     def test(value: list[float]) -> bool:
         return bool(value) and all(rule.test(value[i : i + 3]) for i in range(0, len(value), 3))
 
-    return Rule(f"{rule.allowed}; as many for each list of TRAIN.TASK", test)
+    return Rule(f"{rule.allowed}; one triple for each list of TRAIN.TASK", test)
 
 
-# Bounds are far beyond what is of use: they stop slips of the hand before memory, time or the numbers' range do.
+# The bounds are far beyond useful values: they catch typos before memory, time or the range of numbers runs out.
 ANY = Rule("anything", lambda _: True)
 NAMED = Rule("non-empty text", lambda v: v.strip() != "")
 COUNT = _from(1, 10**9, "a whole number")
@@ -74,7 +74,7 @@ KEYS = (
     Key("TRAIN.TASK", ["train_game_9K"], Rule("names of lists", lambda v: bool(v) and all(map(NAMED.test, v))),
         "list of the labelled source images, or several lists (docs/own_data.md)"),
     Key("TRAIN.TASK_SHARES", [], Rule("whole numbers from 1 to 1000", lambda v: all(1 <= x <= 1000 for x in v)),
-        "shares of the lists of TRAIN.TASK in the source images, exact over the run; empty = equal ones"),
+        "each TRAIN.TASK list's share of the source images, exact over the run; empty = equal shares"),
     Key("TRAIN.TASK_IGNORE", [], Rule("lists of class numbers", lambda v: all(map(CLASSES.test, v))),
         "for each list of TRAIN.TASK, classes whose labels are ignored in training; empty = none"),
     Key("TRAIN.TARGET", "train_cityscapes", NAMED,
@@ -86,8 +86,8 @@ KEYS = (
         "networks only; tf32 = float32 whose convolutions may use TF32; auto = bfloat16 on GPUs that support it, else "
         "float32; float16, for other GPUs, scales the losses"),
     Key("TRAIN.MICRO_BATCH", 0, IMAGES0, "images per forward pass, on each process; 0 = all at once"),
-    Key("TRAIN.CHECKPOINT", False, ANY, "compute the student's activations again in the backward pass, "
-        "instead of keeping them: the same gradients, less memory, more time"),
+    Key("TRAIN.CHECKPOINT", False, ANY, "recompute the student's activations in the backward pass "
+        "instead of storing them: the same gradients, less memory, more time"),
     Key("TRAIN.COMPILE", False, ANY, "torch.compile the networks"),
     Key("TRAIN.DETERMINISTIC", False, ANY, "deterministic kernels"),
     Key("TRAIN.SNAPSHOT_ITER", 500, COUNT,
@@ -118,8 +118,8 @@ KEYS = (
     Key("DATASET.RND_GREYSCALE", 0.0, SHARE, "target noise: probability of turning a view grey"),
     Key("DATASET.RND_JITTER", 0.0, SHARE, "strength of the colour jitter, source and target; 0 = none"),
     Key("DATASET.GUIDED_HFLIP", False, ANY, "flip half of the views, each independently"),
-    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1; equal ends mean no "
-        "zoom, whatever they are (released code)"),
+    Key("DATASET.RND_ZOOM", [0.5, 1.2], RANGE, "zoom s of views 1 ... T-1; equal bounds mean no zoom, whatever "
+        "their value (released code)"),
     Key("DATASET.TARGET_SCALE", [1.0, 1.1], RANGE, "scale s0 of a target image, after resizing it to CROP_SIZE"),
     Key("DATASET.SRC_RND_BLUR", False, ANY, "source noise: Gaussian blur with radius 1 on half of the images"),
     Key("DATASET.SRC_RND_JITTER", 0.4, AT_LEAST0, "source noise: > 0 switches on the colour jitter, whose strength is "
@@ -130,7 +130,7 @@ KEYS = (
     Key("DATASET.STD", [0.229, 0.224, 0.225], SPREAD, "standard deviation of the networks' input (ImageNet's)"),
     Key("DATASET.RENORM_SOURCE", True, ANY, "normalise the source so that its colours match the target's statistics"),
     Key("DATASET.SOURCE_MEAN", [0.481, 0.479, 0.465], _each_source(COLOUR),
-        "mean of the source images (GTA5; for SYNTHIA .315 .278 .248); of several lists, one after the other"),
+        "mean of the source images (GTA5; for SYNTHIA .315 .278 .248); for several lists, one after the other"),
     Key("DATASET.SOURCE_STD", [0.243, 0.239, 0.237], _each_source(SPREAD),
         "standard deviation of the source images (for SYNTHIA .225 .214 .210)"),
     Key("DATASET.TARGET_MEAN", [0.3, 0.344, 0.297], COLOUR, "mean of the target images (Cityscapes)"),
@@ -138,24 +138,24 @@ KEYS = (
     Key("MODEL.ARCH", "deeplabv2_resnet101", Rule(" | ".join((*NETWORKS, TIMM)), lambda v: v in NETWORKS or v == TIMM),
         "the network; timm = MODEL.ENCODER with a light head (docs/encoders.md)"),
     Key("MODEL.ENCODER", "", ANY, "name of the encoder in the package timm; needs MODEL.ARCH timm"),
-    Key("MODEL.PATCH_SIZE", 0, _from(0, 64, "a whole number"), "pixels of a patch of MODEL.ENCODER; 0 = as published"),
+    Key("MODEL.PATCH_SIZE", 0, _from(0, 64, "a whole number"), "patch size of MODEL.ENCODER, pixels; 0 = as published"),
     Key("MODEL.DROP_PATH", 0.0, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1),
-        "rate of stochastic depth in the last block of MODEL.ENCODER; the blocks before it have less"),
+        "stochastic depth rate in the last block of MODEL.ENCODER; lower in earlier blocks"),
     Key("MODEL.INIT_MODEL", "", ANY, "file with the ImageNet weights to start from; empty = random weights"),
     Key("MODEL.BASELINE", False, ANY, "True: the ABN baseline; False: SAC"),
-    Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam", "AdamW")), "the optimiser; AdamW: betas 0.9 and 0.999, biases "
-        "at the rate of weights, no decay of norms, biases, tokens, position embeddings"),
+    Key("MODEL.OPT", "SGD", _one_of(("SGD", "Adam", "AdamW")), "the optimiser; AdamW: betas 0.9 and 0.999, the same "
+        "rate for biases as for weights, no decay of norms, biases, tokens and position embeddings"),
     Key("MODEL.OPT_NESTEROV", False, ANY, "SGD with Nesterov momentum"),
     Key("MODEL.LR", 3e-4, AT_LEAST0,
         "learning rate of pretrained weights; biases x2, new layers x10, their biases x20"),
     Key("MODEL.MOMENTUM", 0.9, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "momentum of SGD"),
     Key("MODEL.BETA1", 0.5, Rule("a number >= 0 and < 1", lambda v: 0 <= v < 1), "first beta of Adam"),
-    Key("MODEL.LAYER_DECAY", 1.0, _from(0.01, 1), "AdamW: every layer of MODEL.ENCODER has this share of the next "
-        "one's learning rate"),
-    Key("MODEL.SCHEDULE", "constant", _one_of(("constant", "poly")), "learning rates; poly = down to 0 at "
-        "the end of TRAIN.NUM_EPOCHS, as (1 - share of the way)^0.9"),
-    Key("MODEL.WARMUP_ITER", 0, COUNT0, "iterations over which the learning rates first rise to their values"),
-    Key("MODEL.CLIP_GRAD", 0.0, _from(0, 10**6), "largest norm of all gradients together; 0 = any"),
+    Key("MODEL.LAYER_DECAY", 1.0, _from(0.01, 1), "AdamW: learning rate of each layer of MODEL.ENCODER, "
+        "relative to the next layer's"),
+    Key("MODEL.SCHEDULE", "constant", _one_of(("constant", "poly")), "learning rate schedule; poly = decay "
+        "to 0 at the end of TRAIN.NUM_EPOCHS, as (1 - fraction done)^0.9"),
+    Key("MODEL.WARMUP_ITER", 0, COUNT0, "iterations of linear learning rate warm-up; 0 = none"),
+    Key("MODEL.CLIP_GRAD", 0.0, _from(0, 10**6), "maximum norm of all gradients together; 0 = no limit"),
     Key("MODEL.WEIGHT_DECAY", 1e-5, AT_LEAST0, "weight decay, except for biases"),
     Key("MODEL.LR_TARGET", 1.0, AT_LEAST0, "weight of the target loss L_t relative to the source loss"),
     Key("MODEL.LR_TARGET_RAMP", 0, COUNT0,
@@ -177,9 +177,9 @@ KEYS = (
     Key("TB.IM_SIZE", [256, 256], SIZE, "height, width of each picture in TensorBoard's panels"),
 )
 
-# In the authors' files; they have no meaning here.
+# Keys in the authors' files that have no meaning here.
 IGNORED = ("LOG.ITER_TRAIN", "MODEL.RUN_CONF_MOMENT")
-# What the lists hold whose default is empty; the others hold whole numbers.
+# Element types of the lists with an empty default; the others hold whole numbers.
 HOLDS = {"VAL.LISTS": str, "TRAIN.TASK_IGNORE": list}
 
 
@@ -203,7 +203,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
         The frozen configuration, and lines worth logging (keys that were ignored).
 
     Raises:
-        UserError: a key is unknown, or a value has the wrong type or is not allowed.
+        UserError: a key is unknown, or a value is of the wrong type or not allowed.
     """
     pairs = list(pairs)
     if len(pairs) % 2:
@@ -225,7 +225,7 @@ def load(file: str, pairs: Iterable[str] = ()) -> tuple[CfgNode, list[str]]:
 
 
 def _entries(file: str) -> list[tuple[str, Any, str]]:
-    """(SECTION.KEY, value, where) of a YAML file."""
+    """(SECTION.KEY, value, file) for each key in a YAML file."""
     content = read_yaml(file)
     if content is None:
         return []
@@ -242,15 +242,15 @@ def _similar(name: str, keys: Iterable[str]) -> str:
 
 
 def parse_value(key: Key, given: Any, origin: str) -> Any:
-    """A key's value in the type of its default, within its rule.
+    """Convert a value to the type of the key's default and check it.
 
     Args:
         key: the key.
-        given: what the user wrote: text, or from a file also a list of texts, or None for nothing.
-        origin: where it was given, for the message.
+        given: what the user wrote: a string, or from a file also a list of strings, or None for nothing.
+        origin: where it was given, for messages.
 
     Raises:
-        UserError: the value has another type or is not allowed.
+        UserError: the value is of the wrong type or not allowed.
     """
     several = isinstance(key.default, list)
     kind = type(key.default)
@@ -261,7 +261,7 @@ def parse_value(key: Key, given: Any, origin: str) -> Any:
     except ValueError:
         word = {bool: "True or False", int: "a whole number", float: "a number", str: "text",
                 list: "a list of whole numbers"}[kind]
-        expected = f"a list, each {word}" if several else word
+        expected = f"a list, each item {word}" if several else word
         raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {expected}") from None
     if not key.rule.test(value):
         raise UserError(f"{key.name} = {values.written(given)} in {origin}: expected {key.rule.allowed}")
@@ -280,14 +280,14 @@ def _check_together(cfg: CfgNode) -> None:
             f"MODEL.RUN_CONF_UPPER = {model.RUN_CONF_UPPER}"
         )
     if (model.ARCH == TIMM) != (model.ENCODER != ""):
-        raise UserError(f"MODEL.ARCH = {model.ARCH}, MODEL.ENCODER = {model.ENCODER!r}: an encoder's name and "
-                        f"MODEL.ARCH {TIMM} need each other")
+        raise UserError(f"MODEL.ARCH = {model.ARCH}, MODEL.ENCODER = {model.ENCODER!r}: MODEL.ARCH {TIMM} needs "
+                        "an encoder, and vice versa")
     if model.ARCH != TIMM and (model.PATCH_SIZE or model.DROP_PATH):
         raise UserError(f"MODEL.PATCH_SIZE and MODEL.DROP_PATH need MODEL.ARCH {TIMM}, not {model.ARCH}")
     if model.LAYER_DECAY != 1 and (model.ARCH != TIMM or model.OPT != "AdamW"):
         raise UserError(f"MODEL.LAYER_DECAY = {model.LAYER_DECAY} needs MODEL.ARCH {TIMM} and MODEL.OPT AdamW")
     if cfg.TRAIN.CHECKPOINT and cfg.TRAIN.COMPILE:
-        raise UserError("TRAIN.CHECKPOINT and TRAIN.COMPILE exclude each other: choose one of them")
+        raise UserError("TRAIN.CHECKPOINT and TRAIN.COMPILE cannot be combined: choose one of them")
     if model.ARCH == "fcn_vgg16_bn" and any(side % 32 for side in data.CROP_SIZE):
         raise UserError(f"DATASET.CROP_SIZE = {data.CROP_SIZE}: fcn_vgg16_bn needs sides divisible by 32")
     if model.OPT_NESTEROV and (model.OPT != "SGD" or model.MOMENTUM == 0):
@@ -297,9 +297,9 @@ def _check_together(cfg: CfgNode) -> None:
 
 
 def _check_sources(lists: list[str], cfg: CfgNode) -> None:
-    """What is said of each source list, of all or of none."""
+    """Check the keys that have an entry for each source list."""
     if len(set(lists)) < len(lists):
-        raise UserError(f"TRAIN.TASK = {lists}: a list is named twice; TRAIN.TASK_SHARES gives it a larger share")
+        raise UserError(f"TRAIN.TASK = {lists}: a list is named twice; for a larger share, use TRAIN.TASK_SHARES")
     for name in ("TASK_SHARES", "TASK_IGNORE"):
         given = cfg.TRAIN[name]
         if given and len(given) != len(lists):
@@ -314,7 +314,7 @@ def _check_sources(lists: list[str], cfg: CfgNode) -> None:
 
 
 def network_options(cfg: CfgNode) -> dict[str, Any]:
-    """What `models.build` needs to know of a network beside its name."""
+    """What `models.build` needs besides the network's name."""
     model = cfg.MODEL
     if model.ARCH != TIMM:
         return {}
@@ -322,7 +322,7 @@ def network_options(cfg: CfgNode) -> dict[str, Any]:
 
 
 def check_classes(cfg: CfgNode, num_classes: int) -> None:
-    """Reject ignored classes that the label set does not have, or that leave none."""
+    """UserError if ignored classes are not in the label set, or if no classes are left."""
     ignored = [("VAL.IGNORE_CLASS", list(cfg.VAL.IGNORE_CLASS), "so there is no mIoU")]
     ignored += [("TRAIN.TASK_IGNORE", given, "so there is nothing to learn") for given in cfg.TRAIN.TASK_IGNORE]
     for name, given, so in ignored:

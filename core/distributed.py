@@ -1,6 +1,6 @@
-"""Processes: started from torchrun's environment; with one process every function here is the identity.
+"""Processes, started from torchrun's environment; with one process, every function here is the identity.
 
-What is communicated is visible where it is called, in the trainer; the networks and the method know no processes.
+All communication is visible at the call sites; the networks and the mathematics in models/ know nothing of processes.
 """
 
 import atexit
@@ -23,7 +23,7 @@ _agreement: dist.ProcessGroup | None = None  # a CPU group: agreeing on a flag m
 
 
 def rank() -> int:
-    """Number of this process, 0 ... size-1."""
+    """Rank of this process, 0 ... size-1."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -36,10 +36,10 @@ def start(device: str) -> torch.device:
     """Join torchrun's processes, if there are several, and choose this one's device.
 
     Args:
-        device: "cuda", "cpu", or "auto" for CUDA where there is any.
+        device: "cuda", "cpu", or "auto" for CUDA if available.
 
     Raises:
-        UserError: more processes on this machine than it has GPUs.
+        UserError: this machine has more processes than GPUs.
     """
     given = {name: os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT")}
     wrong = [f"{name}={value}" for name, value in given.items() if value and not value.isdecimal()]
@@ -52,16 +52,16 @@ def start(device: str) -> torch.device:
     chosen = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         if local >= torch.cuda.device_count():
-            raise UserError(f"process {local + 1} on this machine has no GPU, there are {torch.cuda.device_count()}: "
+            raise UserError(f"no GPU for process {local + 1} on this machine, which has {torch.cuda.device_count()}: "
                             "start one process per GPU (NUM_GPUS)")
         _check_capability(chosen)
         torch.cuda.set_device(chosen)
     if many:
-        # However this process ends: a thread of the back end may still be letting go of the last exchange's tensors,
-        # for which it needs the interpreter. If that ends meanwhile, the process is aborted.
+        # However this process exits, a thread of the backend may still be releasing the last exchange's tensors, for
+        # which it needs the interpreter. If that is gone by then, the process aborts.
         atexit.register(time.sleep, 0.5)
         wait = datetime.timedelta(seconds=patience())
-        with _connected("meet"):
+        with _connected("connect"):
             dist.init_process_group("nccl" if cuda else "gloo", timeout=wait)
             global _agreement
             _agreement = dist.new_group(backend="gloo", timeout=wait) if cuda else dist.group.WORLD
@@ -69,7 +69,7 @@ def start(device: str) -> torch.device:
 
 
 def _check_capability(device: torch.device) -> None:
-    """UserError for a GPU that is older than what this torch was built for: it would fail at its first kernel."""
+    """UserError if the GPU is older than what this torch was built for: its first kernel would fail."""
     kernels = [arch for arch in torch.cuda.get_arch_list() if arch.startswith("sm_")]
     built = [int(arch.removeprefix("sm_").rstrip("af")) for arch in kernels]
     major, minor = torch.cuda.get_device_capability(device)
@@ -81,7 +81,7 @@ def _check_capability(device: torch.device) -> None:
 
 
 def patience() -> float:
-    """Seconds that a process waits for another one (SAC_TIMEOUT_MINUTES).
+    """Seconds that a process waits for another (SAC_TIMEOUT_MINUTES).
 
     Raises:
         UserError: the variable is not a number above 0.
@@ -103,50 +103,50 @@ def machines() -> int:
 
 @contextmanager
 def _connected(verb: str = "continue") -> Iterator[None]:
-    """Turn what torch raises when another process does not answer into one line."""
+    """Turn what torch raises when another process does not respond into one line."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # of gloo, NCCL or the store
         late = "timeout" in str(error).lower() or "timed out" in str(error).lower()
-        why = f"does not answer within {patience() / 60:g} minutes (SAC_TIMEOUT_MINUTES)" if late else "has gone"
+        why = f"did not respond within {patience() / 60:g} minutes (SAC_TIMEOUT_MINUTES)" if late else "is gone"
         raise Lost(
-            f"cannot {verb}: another process, or its machine, {why}. If it has ended, it says why itself; several "
+            f"cannot {verb}: another process, or its machine, {why}. If it failed, see its own message; several "
             "machines must reach each other: GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME name the network interface"
         ) from error
 
 
 def stop() -> None:
-    """Leave the processes."""
+    """Leave the process group."""
     if dist.is_initialized():
-        # _agreement stays as it is: taking its group apart waits for threads that may need the interpreter meanwhile,
-        # and keeps it from them (seen with torch 2.6).
+        # _agreement is kept: deleting its group waits for threads that may need the interpreter, while holding it
+        # (seen with torch 2.6).
         dist.destroy_process_group()
 
 
 def split(total: int, number: int, count: int) -> slice:
-    """Which of `total` things in a row are process `number`'s of `count`: as evenly as it goes, in their order."""
+    """The slice of `total` items that belongs to process `number` of `count`: in order, as evenly as possible."""
     return slice(total * number // count, total * (number + 1) // count)
 
 
 def share(total: int) -> slice:
-    """Which of `total` things in a row are this process's."""
+    """The slice of `total` items that belongs to this process."""
     return split(total, rank(), size())
 
 
 def most_of(total: int) -> int:
-    """The most of `total` things that a process has."""
+    """The most of `total` items that any process has."""
     return -(-total // size())
 
 
 def cuts(total: int, together: int) -> bool:
-    """Whether `share` puts some of `together` neighbours on different processes."""
+    """Whether `share` splits a group of `together` consecutive items between processes."""
     return any(split(total, number, size()).start % together for number in range(size()))
 
 
 def total(x: Tensor) -> Tensor:
-    """Sum of `x` (any shape, the same everywhere) over the processes."""
+    """Sum of `x` (any shape, the same on all processes) over the processes."""
     if size() > 1:
         x = x.clone()
         with _connected():
@@ -155,7 +155,7 @@ def total(x: Tensor) -> Tensor:
 
 
 def totals(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums of all values (any shapes, the same everywhere) over the processes, in one exchange."""
+    """Sums of all values (any shapes, the same on all processes) over the processes, in one exchange."""
     flat = total(torch.cat([value.flatten().float() for value in values.values()]))
     sums, start = {}, 0
     for name, value in values.items():
@@ -165,14 +165,14 @@ def totals(values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def gather(tensors: Sequence[Tensor], count: int) -> list[Tensor]:
-    """Every process's share [n, ...] of each tensor, in the order of the processes: [count, ...]."""
+    """All processes' shares [n, ...] of each tensor, in rank order: [count, ...]."""
     return [_gather(x, count) for x in tensors]
 
 
 def _gather(x: Tensor, count: int) -> Tensor:
     if size() == 1:
         return x
-    # Shares may differ by one, and neither back end sends booleans.
+    # Shares may differ by one, and neither backend sends booleans.
     kind = torch.uint8 if x.dtype == torch.bool else x.dtype
     sent = torch.zeros(most_of(count), *x.shape[1:], dtype=kind, device=x.device)
     sent[: len(x)] = x
@@ -183,13 +183,13 @@ def _gather(x: Tensor, count: int) -> Tensor:
     return torch.cat([part[: own.stop - own.start] for part, own in zip(parts, shares, strict=True)]).to(x.dtype)
 
 
-BUCKET = 2**23  # numbers that are summed at once: 32 MB
+BUCKET = 2**23  # numbers summed at once: 32 MB
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add up the gradients of all processes, in an order that never changes: then a run continues bit for bit.
+    """Sum the gradients of all processes in a fixed order, so that a run resumes bit for bit.
 
-    A parameter without gradient counts with zeros: a process may have no images.
+    A parameter without a gradient counts as zeros: a process may have no images.
     """
     if size() == 1:
         return
@@ -214,7 +214,7 @@ def _sum_bucket(parameters: list[nn.Parameter]) -> None:
 
 
 def largest(n: int) -> int:
-    """The largest of the processes' numbers."""
+    """The largest `n` of all processes."""
     if size() == 1:
         return n
     numbers = torch.tensor([n])
@@ -224,7 +224,7 @@ def largest(n: int) -> int:
 
 
 def gather_values(value: Any) -> list:
-    """Every process's plain value, in the order of the processes."""
+    """All processes' plain values, in rank order."""
     values = [value] * size()
     if size() > 1:
         with _connected():
@@ -233,12 +233,12 @@ def gather_values(value: Any) -> list:
 
 
 def gather_lists(entries: list) -> list:
-    """Every process's entries (plain values) in one list, in the order of the processes."""
+    """All processes' entries (plain values) in one list, in rank order."""
     return [entry for part in gather_values(entries) for entry in part]
 
 
 def agree(error: Exception | None) -> None:
-    """Raise what one process has run into on all of them: there the error, on the others a Fault that tells of it."""
+    """If a process has an error, raise on all of them: the error itself there, a Fault that quotes it on the others."""
     said = gather_values("" if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
@@ -248,7 +248,7 @@ def agree(error: Exception | None) -> None:
 
 
 def on_first(action: Callable[[], Any]) -> Any:
-    """Do on the first process what only one may do; its UserError ends all of them. None on the others."""
+    """Call `action` on the first process only; its UserError is raised on all. None on the others."""
     result, error = None, ""
     if rank() == 0:
         try:
@@ -261,7 +261,7 @@ def on_first(action: Callable[[], Any]) -> Any:
 
 
 def from_first(action: Callable[[], Any]) -> Any:
-    """Do on the first process what needs its disk, and hand the result (plain values, CPU tensors) to all of them."""
+    """`on_first` for what needs the first process's disk; its result (plain values, CPU tensors) on all of them."""
     result = [on_first(action)]
     if size() > 1:
         with _connected():
@@ -270,20 +270,20 @@ def from_first(action: Callable[[], Any]) -> Any:
 
 
 def tell(done: int, finished: bool = False) -> None:
-    """Tell the first process how much this one has done; nobody waits for anybody."""
+    """Tell the first process how much this one has done, without waiting."""
     if size() > 1:
         with _connected():
             dist.distributed_c10d._get_default_store().set(f"told/{rank()}", f"{done} {finished:d}")
 
 
 def wait_for_all(done: int) -> int:
-    """On the first process: wait until all others have told that they have finished; what all have done in total.
+    """On the first process: wait until all others have finished; how much all have done in total.
 
     Args:
-        done: by this process.
+        done: how much this process has done.
 
     Raises:
-        Lost: for as long as SAC_TIMEOUT_MINUTES, none of those that have not finished has told anything new.
+        Lost: no progress from those that have not finished, for SAC_TIMEOUT_MINUTES.
     """
     store = dist.distributed_c10d._get_default_store() if size() > 1 else None
     told, since = {}, time.monotonic()
@@ -297,51 +297,51 @@ def wait_for_all(done: int) -> int:
             return done + sum(int(text.split()[0]) for text in told.values())
         if time.monotonic() - since > patience():
             missing = [str(n) for n, key in enumerate(keys, 1) if not told.get(key, "").endswith(" 1")]
-            raise Lost(f"process {' and '.join(missing)} has done nothing for {patience() / 60:g} minutes "
-                       "(SAC_TIMEOUT_MINUTES): it, or its machine, has gone")
+            raise Lost(f"no progress from process {' and '.join(missing)} for {patience() / 60:g} minutes "
+                       "(SAC_TIMEOUT_MINUTES): it, or its machine, is gone")
         time.sleep(0.1)
 
 
-SIGNALS, AT_ONCE = (signal.SIGTERM, signal.SIGINT), 2.0  # that ask to stop; seconds
-READ, SKIPPED, STOP = 1, 2, 3  # what a process may want before an iteration; the largest counts
+SIGNALS, AT_ONCE = (signal.SIGTERM, signal.SIGINT), 2.0  # that request a stop; seconds
+READ, SKIPPED, STOP = 1, 2, 3  # what a process may want before an iteration; the largest wins
 
 
 class Stopped(Exception):
-    """The run was asked to stop, and everything up to here is written."""
+    """The run was asked to stop, and everything so far is saved."""
 
 
 class Agreement:
-    """Lets all processes stop at the same point where one of them has to, for a signal or an error."""
+    """Stops all processes at the same point if one of them has to stop, on a signal or an error."""
 
     def __init__(self) -> None:
         self.stopping = False
 
     def heed_signals(self) -> None:
-        """From now on SIGTERM and SIGINT ask to stop at the next agreement; another one ends this process at once.
+        """From now on, SIGTERM and SIGINT request a stop at the next agreement; a second one ends this process at once.
 
-        What follows within AT_ONCE counts as the same: one Ctrl-C reaches a process in several ways.
+        Signals within AT_ONCE seconds count as one: a single Ctrl-C may reach a process in several ways.
         """
         for number in SIGNALS:
             signal.signal(number, lambda *_: setattr(self, "stopping", True))
-        # Python calls its handlers between two of its own instructions alone: not where it waits for a device or for
-        # another process, possibly forever. The bytes of this pipe come at any time.
+        # Python only calls handlers between its own instructions, not while it waits for a device or another process,
+        # possibly forever. This pipe gets a byte at any time.
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
         signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         threading.Thread(target=_end_at_second, args=(reading,), daemon=True).start()
 
     def __call__(self, error: Exception | None = None, wanted: int = 0, save: Callable[[], None] | None = None) -> int:
-        """The most that any process wants.
+        """The largest of what the processes want.
 
         Args:
-            error: what this process has run into.
+            error: this process's, if any.
             wanted: READ, SKIPPED or 0.
             save: called before all processes stop.
 
         Raises:
-            Stopped: on all processes, after a signal to one; or the error, on the others a Fault that tells of it.
+            Stopped: on all processes, after a signal to one; or the error, as `agree` raises it.
         """
-        # One exchange of a number for all of it.
+        # Exchanging one number covers all of it.
         most = largest(STOP if self.stopping or error is not None else wanted)
         if most < STOP:
             return most
@@ -352,7 +352,7 @@ class Agreement:
 
 
 def _end_at_second(reading: int) -> None:
-    """Read the numbers of signals from a pipe; end when one comes later than the first."""
+    """Read signal numbers from a pipe; exit on one that comes more than AT_ONCE seconds after the first."""
     first = None
     while number := os.read(reading, 1):
         if number[0] in SIGNALS:

@@ -1,4 +1,4 @@
-"""Files: read safely, written whole or not at all. Whatever the disk refuses is the user's one line."""
+"""Reads files safely and writes them atomically; I/O errors become one-line UserErrors."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ from yaml.constructor import ConstructorError
 from core.cli import UserError
 
 MAX_YAML_BYTES = 100_000  # configurations and label sets have a few thousand
-# Folders that macOS, Windows and network storage put among a user's own; the hidden ones are known by their dot.
+# Folders that macOS, Windows and network storage put among a user's own; hidden ones are recognised by their dot.
 LEFT_BEHIND = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"}
 CHUNK = 1 << 20
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part")
@@ -27,20 +27,20 @@ NULLS = ("", "~", "null", "Null", "NULL")
 def atomic_write(
     path: str | Path, writer: Callable[[IO[bytes]], object], durable: bool = True, replace: bool = True
 ) -> None:
-    """Write a file under a temporary name in the same folder and rename it: nobody ever sees half of it.
+    """Write a file under a temporary name in the same folder and rename it, so that nobody ever sees half a file.
 
-    The folder is made if need be. The temporary name is drawn and new, so that any number of writers may have the same
-    file in mind; what a kill leaves behind is removed by `sweep`.
+    Creates the folder if necessary. Temporary names are random, so any number of writers may target the same file;
+    `sweep` removes what killed writers leave behind.
 
     Args:
-        path: the file; an older one is replaced at the end, or stays as it is.
-        writer: gets the open binary file.
-        durable: also survive a power failure (fsync). For thousands of small files that can be made again it
+        path: the file; an older one is replaced at the end, or left as it is.
+        writer: is given the open binary file.
+        durable: also survive a power failure (fsync). For thousands of small files that can be recreated, this
             costs more than the writing.
-        replace: False = a file that has come to be there in the meantime stays, and this one is not written.
+        replace: False = if the file exists by then, keep it and raise.
 
     Raises:
-        UserError: the disk refuses (full, read-only, no permission), or something else than a file has that name.
+        UserError: the disk is full or read-only, permission is denied, or the path is not a regular file.
     """
     path = Path(path)
     try:
@@ -49,7 +49,7 @@ def atomic_write(
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{secrets.token_hex(8)}.part")
         try:
-            with open(temporary, "xb") as file:  # new, and no link is followed
+            with open(temporary, "xb") as file:  # must be new; follows no link
                 writer(file)
                 file.flush()
                 if durable:
@@ -61,7 +61,7 @@ def atomic_write(
         if durable:
             _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        # torch.save turns the disk's refusal into a RuntimeError of its zip writer.
+        # torch.save turns an OSError into a RuntimeError of its zip writer.
         refusal = error if isinstance(error, OSError) else error.__context__
         if not isinstance(refusal, OSError):
             raise
@@ -75,7 +75,7 @@ def _give_name(temporary: Path, path: Path, replace: bool) -> None:
         return
     try:
         try:
-            os.link(temporary, path)  # unlike renaming, it leaves alone what is there
+            os.link(temporary, path)  # unlike renaming, it never replaces a file
         except FileExistsError:
             raise
         except OSError:  # a file system without links
@@ -87,7 +87,7 @@ def _give_name(temporary: Path, path: Path, replace: bool) -> None:
 
 
 def write_bytes(path: str | Path, content: bytes, durable: bool = True, replace: bool = True) -> None:
-    """`atomic_write` of bytes that are at hand."""
+    """`atomic_write` of bytes."""
     atomic_write(path, lambda file: file.write(content), durable, replace)
 
 
@@ -95,7 +95,7 @@ def _sync_folder(folder: Path) -> None:
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return  # Windows opens no folders; the file itself is on the disk
+        return  # Windows cannot open folders; the file itself is on the disk
     try:
         os.fsync(handle)
     except OSError:
@@ -105,7 +105,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove(path: str | Path) -> None:
-    """Remove a file, if it is there; UserError if the disk refuses."""
+    """Remove a file, if it exists; UserError if it cannot be removed."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -115,17 +115,17 @@ def remove(path: str | Path) -> None:
 
 
 def kind_of(path: str | Path) -> str:
-    """What has this name: "a file", "a folder", "a symbolic link", "no regular file", or "" for nothing.
+    """What a path is: "a file", "a folder", "a symbolic link", "not a regular file", or "" for nothing.
 
     Raises:
-        OSError: the folders on the way may not be looked into.
+        OSError: a parent folder is not accessible.
     """
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return ""
     kinds = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a symbolic link"}
-    return kinds.get(stat.S_IFMT(mode), "no regular file")
+    return kinds.get(stat.S_IFMT(mode), "not a regular file")
 
 
 def sweep(folder: str | Path, idle: float = 3600) -> None:
@@ -133,7 +133,7 @@ def sweep(folder: str | Path, idle: float = 3600) -> None:
 
     Args:
         folder: where `atomic_write` wrote.
-        idle: seconds without a byte after which a writer counts as killed; 0 = there is no other writer.
+        idle: seconds without writing after which a writer counts as killed; 0 = there are no other writers.
     """
     try:
         for entry in os.scandir(folder):
@@ -141,7 +141,7 @@ def sweep(folder: str | Path, idle: float = 3600) -> None:
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime >= idle:
                     os.unlink(entry.path)
     except OSError:
-        pass  # they only take up room
+        pass  # they only take up space
 
 
 def read_bytes(path: str | Path, most: int | None = None) -> bytes:
@@ -149,10 +149,10 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
 
     Args:
         path: the file.
-        most: bytes that it may have.
+        most: maximum length in bytes.
 
     Raises:
-        UserError: it is not there, not readable, empty, or too long.
+        UserError: it is missing, not readable, empty, or too long.
     """
     content = _content(path, most)
     if not content:
@@ -161,7 +161,7 @@ def read_bytes(path: str | Path, most: int | None = None) -> bytes:
 
 
 def _content(path: str | Path, most: int | None) -> bytes:
-    # Read, not asked for its size: pipes and the system's own files (/proc) have none.
+    # Read it without asking for its size: pipes and the system's own files (/proc) have none.
     try:
         with open(path, "rb") as file:
             content = file.read(-1 if most is None else most + 1)
@@ -170,12 +170,12 @@ def _content(path: str | Path, most: int | None) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
         raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     if most is not None and len(content) > most:
-        raise UserError(f"{path} is longer than the {most} bytes that are read; is it the right file?")
+        raise UserError(f"{path} is longer than the {most} bytes allowed; is it the right file?")
     return content
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 sum of a file, in hexadecimal digits; UserError if it cannot be read."""
+    """SHA-256 of a file in hexadecimal; UserError if it cannot be read."""
     digest = hashlib.sha256()
     try:
         with open(path, "rb") as file:
@@ -187,33 +187,33 @@ def sha256(path: str | Path) -> str:
 
 
 def find_files(folder: str | Path, endings: Iterable[str] = ("",)) -> list[Path]:
-    """Files below a folder whose names end so, whatever their case, sorted by their paths.
+    """Files below a folder that have one of these endings, in any case, sorted by path.
 
-    Linked folders are entered, except for one that the link itself lies in. Hidden files and folders are left out, and
-    so is what other systems leave behind (._a.png, .DS_Store, @eaDir, __MACOSX).
+    Linked folders are entered, unless they contain the link. Hidden files and folders are skipped, and so is what other
+    systems leave behind (._a.png, .DS_Store, @eaDir, __MACOSX).
 
     Raises:
-        UserError: a folder cannot be read, or a link leads nowhere.
+        UserError: a folder cannot be read, or a link is broken.
     """
     lowered = tuple(ending.lower() for ending in endings)
     return sorted(Path(path) for path in _below(folder, ()) if path.lower().endswith(lowered))
 
 
 def _below(folder: str | Path, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Paths of the files below a folder; `above`: device and inode of the folders that it lies in."""
+    """Paths of the files below a folder; `above`: device and inode of its parent folders."""
     try:
         state, entries = os.stat(folder), list(os.scandir(folder))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from None
     here = (state.st_dev, state.st_ino)
     if here in above:
-        return  # a link has led back
+        return  # a link leads back
     for entry in entries:
         if entry.name.startswith(".") or entry.name.lower() in LEFT_BEHIND:
             continue
         if entry.is_symlink() and not os.path.exists(entry.path):
             target = os.readlink(entry.path)
-            raise UserError(f"{entry.path} is a link to {target}, which is not there; mend the link, or remove it")
+            raise UserError(f"{entry.path} is a link to {target}, which does not exist; fix the link, or remove it")
         if entry.is_dir():
             yield from _below(entry.path, (*above, here))
         elif entry.is_file():
@@ -221,9 +221,9 @@ def _below(folder: str | Path, above: tuple[tuple[int, int], ...]) -> Iterator[s
 
 
 class _Loader(yaml.BaseLoader):
-    """Dictionaries and lists of the texts that the user wrote; None where nothing, or null, is written.
+    """Dictionaries and lists of strings, exactly as written; None for nothing or null.
 
-    YAML itself would make 90 of 1:30 and True of on. No aliases (they can expand to any size), no tags, no key twice.
+    YAML itself would read 1:30 as 90 and on as True. No aliases (they can expand to any size), tags or duplicate keys.
     """
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -249,27 +249,27 @@ class _Loader(yaml.BaseLoader):
 
 
 def parse_yaml(content: str | bytes, name: str | Path) -> Any:
-    """What YAML says: dictionaries and lists of texts, as they are written; None where nothing, or null, is written.
+    """Parse YAML into dictionaries and lists of strings, exactly as written; None for nothing or null.
 
     Args:
         content: the YAML.
-        name: where it stands, for the message.
+        name: of its file, for messages.
 
     Raises:
-        UserError: naming file and line: no YAML, a key given twice, aliases, tags.
+        UserError: invalid YAML, a duplicate key, an alias or a tag; it names file and line.
     """
     try:
         return yaml.load(content, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "no YAML"
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "not YAML"
         raise UserError(f"{name}:{mark.line + 1 if mark else 1}: {problem}") from None
-    except (ValueError, OverflowError) as error:  # a character's number that is none
+    except (ValueError, OverflowError) as error:  # an invalid character code
         raise UserError(f"{name}: {error}") from None
     except RecursionError:
         raise UserError(f"{name} is nested too deeply") from None
 
 
 def read_yaml(path: str | Path) -> Any:
-    """`parse_yaml` of a file or pipe; UserError also where it is not there or too long."""
+    """`parse_yaml` of a file or pipe; UserError also if it is missing or too long."""
     return parse_yaml(_content(path, MAX_YAML_BYTES), path)

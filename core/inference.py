@@ -1,4 +1,4 @@
-"""From an image to its mask: one pass, or a mean of scales, flips and windows (docs/method.md section 6)."""
+"""Predicts an image's mask: one pass, or a mean over scales, flips and windows (docs/method.md section 6)."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ from models import build
 from models.consistency import classes, confidence, upsample
 
 OVERLAP = 1 / 3  # of neighbouring windows
-SMALLEST = 8  # pixels of a side that every network takes
+SMALLEST = 8  # pixels per side that every network accepts
 
 
 def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = False, **options: Any) -> nn.Module:
-    """The student, or the teacher, of a snapshot, in evaluation mode; arch and options as in `models.build`.
+    """A snapshot's student, or its teacher, in evaluation mode; arch and options as in `models.build`.
 
     Raises:
-        UserError: the snapshot cannot be read, is another network's, or has no teacher.
+        UserError: the snapshot cannot be read, is of another network, or has no teacher.
     """
     model = checkpoint.load(snapshot)["model"]
     prefix = checkpoint.TEACHER if teacher else checkpoint.STUDENT
     weights = checkpoint.part(model, prefix)
     if teacher and not (weights and checkpoint.has_teacher(model)):
-        raise UserError(f"{snapshot} has no teacher; leave --teacher out, or name a snapshot of SAC")
+        raise UserError(f"{snapshot} has no teacher; omit --teacher, or use a snapshot of SAC")
     network = build(arch, num_classes, **options)
     checkpoint.load_into(network, weights, snapshot, options.get("encoder", arch))
     return network.eval()
@@ -37,16 +37,16 @@ def load_network(arch: str, num_classes: int, snapshot: str, teacher: bool = Fal
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network and how it looks at an image. The result depends on the image alone.
+    """A network and how it is applied to an image; the result depends on that image only.
 
     Args:
         network: in evaluation mode, on the device of `compute`.
         compute: device and precision.
         mean, std: of the network's input, as in training.
-        scales: the image's sizes to average over.
-        flip: average with the mirrored image too.
-        window: (H, W) of the windows that a larger image is looked at in; None = always the whole image.
-        watch: given the windows of an image, yields them again: a progress bar.
+        scales: of the image, to average over.
+        flip: also average with the mirrored image.
+        window: (H, W) of the windows for larger images; None = always the whole image.
+        watch: wraps the windows of an image, e.g. in a progress bar.
     """
 
     network: nn.Module
@@ -60,10 +60,10 @@ class Predictor:
 
     @torch.inference_mode()
     def __call__(self, image: Tensor, probabilities: bool = False) -> tuple[Tensor, Tensor | None]:
-        """From an image uint8 [H,W,3] to its mask.
+        """Segment an image, uint8 [H,W,3].
 
         Returns:
-            classes uint8 [H,W]; probabilities float32 [C,H,W] if asked for, else None.
+            classes uint8 [H,W]; probabilities float32 [C,H,W] if requested, else None.
         """
         x = normalise(image[None].to(self.compute.device), None, self.mean, self.std)  # [1,3,H,W]
         if probabilities or self.flip or list(self.scales) != [1.0] or self._windows(x):
@@ -90,9 +90,9 @@ class Predictor:
         return upsample(logits, size)[:, :, : x.shape[2], : x.shape[3]]
 
     def _stride_8(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Logits [1,C,h,w] of [1,3,H,W], and the size that they are of.
+        """Logits [1,C,h,w] of [1,3,H,W], and the padded size.
 
-        FCN-8s needs sides divisible by 32, VGG at least 8 pixels: zeros at right and bottom, to be cut off again.
+        FCN-8s needs sides divisible by 32, VGG at least 8 pixels: zeros are added at the right and bottom.
         """
         multiple = self.network.multiple_of
         bottom, right = (max(SMALLEST - side, -side % multiple) for side in x.shape[2:])
@@ -100,7 +100,7 @@ class Predictor:
         return self.compute.logits(self.network, padded), padded.shape[2:]
 
     def _sliding(self, x: Tensor) -> Tensor:
-        """Probabilities [1,C,H,W] of x, mean of the windows that see a pixel."""
+        """Probabilities [1,C,H,W] of x, the mean over all windows that cover a pixel."""
         corners = self._windows(x)
         if not corners:
             return self.logits(x).softmax(1)
@@ -115,7 +115,7 @@ class Predictor:
         return total / seen
 
     def _windows(self, x: Tensor) -> list[tuple[int, int]]:
-        """Corners (top, left) of the windows over x; none where one look does."""
+        """Corners (top, left) of the windows over x; none if x fits into one."""
         if self.window is None or all(s <= w for s, w in zip(x.shape[2:], self.window, strict=True)):
             return []
         rows, columns = (list(_starts(s, w)) for s, w in zip(x.shape[2:], self.window, strict=True))
@@ -123,14 +123,14 @@ class Predictor:
 
 
 def _resized(x: Tensor, size: Sequence[int], antialias: bool = False) -> Tensor:
-    """Resize [1,n,h,w] -> [1,n,H,W], bilinear; as it is where it has the size."""
+    """Resize [1,n,h,w] -> [1,n,H,W], bilinear; unchanged if it already has this size."""
     if list(x.shape[2:]) == list(size):
         return x
     return F.interpolate(x, size=list(size), mode="bilinear", align_corners=False, antialias=antialias)
 
 
 def _starts(side: int, window: int) -> Iterator[int]:
-    """Where windows begin along a side: evenly, overlapping by a third at least, the last one at the end."""
+    """Where windows start along a side: evenly spaced, overlapping by at least a third, the last one at the end."""
     if side <= window:
         yield 0
         return

@@ -1,4 +1,4 @@
-"""The log of a run: screen and log.txt, metrics.jsonl for machines, TensorBoard. Silent on ranks other than 0."""
+"""The log of a run: screen, log.txt, metrics.jsonl and TensorBoard. Silent on ranks other than 0."""
 
 import json
 import logging
@@ -18,24 +18,24 @@ from core.files import kind_of
 from core.progress import SCREEN
 from core.tensorboard import Events, event_files
 
-LOGGER = logging.getLogger("sac")  # for modules that have no Log
+LOGGER = logging.getLogger("sac")  # for modules without a Log
 METRICS = "metrics.jsonl"
 
 
 class _Lines(logging.Handler):
-    """Lines on the screen that do not break the progress bar."""
+    """Prints lines without breaking the progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "progress", False) and SCREEN.isatty():  # which has the bar
+        if getattr(record, "progress", False) and SCREEN.isatty():  # it shows the bar
             return
         tqdm.write(self.format(record), file=SCREEN)
 
 
 class _Text(logging.FileHandler):
-    """log.txt. Write errors are not reported here: metrics.jsonl, which matters, ends the run with one line."""
+    """log.txt. Write errors are ignored: those of metrics.jsonl, which matters, end the run with one line."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, the name is logging's
-        """Do without logging's own traceback on stderr."""
+        """Suppress logging's own traceback on stderr."""
 
 
 class Log:
@@ -58,12 +58,12 @@ class Log:
             LOGGER.addHandler(handler)
 
     def begin(self, step: int, position: Mapping[str, int] | None = None) -> None:
-        """Open the files; the lines so far go to log.txt.
+        """Open the files; log.txt also gets the lines so far.
 
         Args:
             step: iterations done so far.
             position: `position()` at that iteration; what an interrupted run wrote after it is cut off. None = a new
-                run: the files of an earlier run of the same name are moved to a folder of their own.
+                run: the files of an earlier run of the same name are moved to a subfolder.
         """
         if not self.active:
             return
@@ -86,7 +86,7 @@ class Log:
         LOGGER.addHandler(self._text)
 
     def _check_kinds(self) -> None:
-        """What leads elsewhere would be cut and written there."""
+        """UserError for links: cutting and writing would change their targets."""
         for path in (self.folder / METRICS, self.folder / "log.txt", *event_files(self.folder)):
             if (kind := kind_of(path)) not in ("", "a file"):
                 raise UserError(f"cannot write {path}: it is {kind}; remove it, or choose another --logdir")
@@ -94,7 +94,7 @@ class Log:
     def _cut(self, position: Mapping[str, int]) -> list[str]:
         """Cut the files to their earlier sizes, remove later event files; returns the names of files too short.
 
-        The names come from a snapshot, perhaps from somebody else's: they are looked up among the log's own files.
+        The names come from a snapshot, perhaps someone else's, so they are looked up among the log's own files.
         """
         own = {path.name: path for path in (self.folder / METRICS, *event_files(self.folder)) if path.is_file()}
         for name in own.keys() - position.keys() - {METRICS}:
@@ -120,7 +120,7 @@ class Log:
         return []
 
     def position(self, step: int) -> dict[str, int]:
-        """Flush everything to disk before a snapshot is written; returns the sizes of the files by name."""
+        """Flush everything to disk before a snapshot is written; returns the file sizes by name."""
         if not self.active:
             return {}
         self._revive(step)
@@ -142,19 +142,19 @@ class Log:
         self.warn(f"{self.folder} has been deleted: a new log starts after iteration {step}")
 
     def say(self, text: str) -> None:
-        """Log a line for people."""
+        """Log a line."""
         LOGGER.info(text)
 
     def progress(self, text: str) -> None:
-        """A line on how far the run is; a terminal shows the bar instead."""
+        """Log the progress of the run; a terminal shows the bar instead."""
         LOGGER.info(text, extra={"progress": True})
 
     def warn(self, text: str) -> None:
-        """Log a line that people should not miss."""
+        """Log a warning."""
         LOGGER.warning(text)
 
     def note(self, text: str) -> None:
-        """Log a line to log.txt only, about something that the screen shows in another way."""
+        """Log a line to log.txt only, if the screen shows the same in another way."""
         if self.active:
             self._text.handle(LOGGER.makeRecord("sac", logging.ERROR, "", 0, text, (), None))
 
@@ -171,13 +171,13 @@ class Log:
         self.scalars(curves, entry["iter"])
 
     def warning(self, entry: Mapping[str, Any]) -> None:
-        """Record a warning (`name`, `text`, `iter`): a line for people, one in metrics.jsonl, a text in TensorBoard."""
+        """Record a warning (`name`, `text`, `iter`) in the log, metrics.jsonl and TensorBoard."""
         self.warn(f"iteration {entry['iter']}: {entry['text']}")
         self.record({"kind": "warning", **entry})
         self._add(summary.text(f"warnings/{entry['name']}", entry["text"]), entry["iter"])
 
     def scalars(self, values: Mapping[str, float | None], step: int) -> None:
-        """Add points to TensorBoard's curves; None is left out."""
+        """Add points to TensorBoard's curves; None is skipped."""
         for name, value in values.items():
             if self.active and value is not None:
                 self._add(summary.scalar(name, value), step)
@@ -209,7 +209,7 @@ class Log:
                 self._close()
 
     def _close(self) -> None:
-        LOGGER.removeHandler(self._text)  # or the next line would open it again
+        LOGGER.removeHandler(self._text)  # else the next line would reopen it
         with ExitStack() as stack:  # close each, even if another fails to write its last data
             for file in (self._text, self.events, self.metrics):
                 stack.callback(file.close)

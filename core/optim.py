@@ -1,4 +1,4 @@
-"""Parameter groups, optimisers and the learning rate's course (docs/method.md section 2)."""
+"""Parameter groups, optimisers and learning rate schedules (docs/method.md section 2)."""
 
 from collections.abc import Iterable
 from typing import TypedDict
@@ -8,7 +8,7 @@ from torch import nn
 
 from core.cli import UserError
 
-POWER = 0.9  # of the falling rate of MODEL.SCHEDULE poly
+POWER = 0.9  # of MODEL.SCHEDULE poly
 FOUR = ("pretrained_weights", "pretrained_biases", "new_weights", "new_biases")  # groups of `parameter_groups`
 
 
@@ -21,11 +21,11 @@ class ParameterGroup(TypedDict):
 
 
 def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[ParameterGroup]:
-    """The network's parameters in four groups, each in the order of the network.
+    """The network's parameters in four groups, each in network order.
 
     Pretrained weights (lr, with decay), pretrained biases (2 lr, without), new layers' weights (10 lr, with
     decay), new layers' biases (20 lr, without). BatchNorm's weight and bias count as weight and bias. The
-    order is the published snapshots', whose optimiser state knows a parameter by its position alone.
+    order is that of the published snapshots, whose optimiser state identifies parameters only by position.
 
     Args:
         network: one of `models`; its `new_modules()` are the new layers.
@@ -48,13 +48,13 @@ def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list
 def adamw_groups(
     network: nn.Module, lr: float, weight_decay: float, layer_decay: float = 1.0
 ) -> list[ParameterGroup]:
-    """The network's parameters as AdamW's recipes group them, in the order of the network.
+    """The network's parameters, grouped as in the usual AdamW recipes, in network order.
 
     Pretrained parameters have lr · layer_decay^k, k layers before the encoder's last one, new layers 10 lr.
-    Norms, biases, scales, tokens and position embeddings do not decay.
+    Norms, biases, scales, tokens and position embeddings are not decayed.
 
     Args:
-        network: one of `models`; where layer_decay is not 1 it must know its `layers_behind()`.
+        network: one of `models`; with `layers_behind()` if layer_decay is not 1.
         lr: of the last pretrained layer, > 0.
         weight_decay: >= 0.
         layer_decay: in (0, 1].
@@ -72,7 +72,7 @@ def adamw_groups(
 
 
 def group_names(optimiser: torch.optim.Optimizer) -> list[str]:
-    """A name for each parameter group of `build_optimiser`, the same whatever the schedule makes of the rates."""
+    """A name for each parameter group of `build_optimiser`, whatever its current rate."""
     groups = optimiser.param_groups
     if not isinstance(optimiser, torch.optim.AdamW):
         return list(FOUR)
@@ -96,7 +96,7 @@ def build_optimiser(
     """SGD (with momentum and nesterov), Adam with betas beta1 and 0.999, or AdamW with betas 0.9 and 0.999.
 
     Raises:
-        UserError: another name.
+        UserError: unknown name.
     """
     if name == "SGD":
         return torch.optim.SGD(parameter_groups(network, lr, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov)
@@ -108,12 +108,12 @@ def build_optimiser(
 
 
 class Rates:
-    """Sets every group's learning rate; a function of the iterations done, so that no state is to be kept.
+    """Sets every group's learning rate, a function of the iterations done: it has no state to save.
 
     Args:
-        optimiser: as it was built: with its highest rates.
-        schedule: "constant", or "poly": from the highest rate down to 0, (1 - share of the way)^0.9.
-        warmup: iterations over which the rates first rise, linearly.
+        optimiser: as built, with its highest rates.
+        schedule: "constant", or "poly": decay from the highest rate to 0, (1 - fraction done)^0.9.
+        warmup: iterations of linear warm-up.
         total: iterations of the whole run.
     """
 
@@ -122,13 +122,13 @@ class Rates:
         self.highest = [group["lr"] for group in optimiser.param_groups]
 
     def __call__(self, done: int) -> None:
-        """Set the rates for the iteration after `done` ones."""
+        """Set the rates for the iteration after `done` iterations."""
         factor = self.factor(done)
         for group, rate in zip(self.optimiser.param_groups, self.highest, strict=True):
             group["lr"] = rate * factor
 
     def factor(self, done: int) -> float:
-        """What all rates are multiplied with, 0 ... 1."""
+        """What all rates are multiplied by, 0 ... 1."""
         if done < self.warmup:
             return (done + 1) / (self.warmup + 1)
         if self.schedule == "constant":

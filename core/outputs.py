@@ -1,4 +1,4 @@
-"""What a command may write: one rule for files that are there already, and a record of what made a folder's files."""
+"""What a command may write: one rule for existing files, and a record of what made a folder's files."""
 
 import io
 import json
@@ -13,23 +13,23 @@ from core.cli import UserError
 from core.files import atomic_write, kind_of, read_bytes, remove, sweep, write_bytes
 
 MADE_BY = "made_by.json"
-MOST = 1_000_000  # bytes of it
+MOST = 1_000_000  # maximum bytes of it
 
 
 class OutputFile:
-    """A file that a command is asked to write. Checked before the work; written whole, or not at all, after it.
+    """A file that a command is asked to write. Checked before the work, written atomically after it.
 
-    The rule: what is there already stays unless `force` replaces it; what the command itself reads stays in any case,
-    and so do folders and links. A pipe or a terminal is written to.
+    The rule: an existing file is kept unless `force` is given; the command's own inputs, folders and links are never
+    replaced. A pipe or a terminal is written to.
 
     Args:
-        option: that named it, for messages.
+        option: that names it, for messages.
         path: the file.
-        force: it may replace a file.
-        inputs: files that the command reads, or writes beside this one.
+        force: replace an existing file.
+        inputs: files that the command reads, or writes besides this one.
 
     Raises:
-        UserError: the rule forbids it, or the folder cannot be written to.
+        UserError: the rule forbids it, or the folder is not writable.
     """
 
     def __init__(self, option: str, path: str | Path, force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
@@ -49,26 +49,26 @@ class OutputFile:
             raise UserError(f"{self._name} is {there}, expected a file to write")
         above = next(folder for folder in self.path.absolute().parents if folder.exists())
         if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UserError(f"cannot write {self._name}: {above} is not a folder that may be written to")
+            raise UserError(f"cannot write {self._name}: {above} is not a writable folder")
 
     def write(self, content: bytes) -> None:
-        """Write bytes; again if need be: what was written here before is replaced."""
+        """Write bytes, replacing what an earlier call wrote."""
         self.save(lambda file: file.write(content))
 
     def save(self, writer: Callable[[IO[bytes]], object]) -> None:
         """Let a function write to the open file.
 
         Raises:
-            UserError: the disk refuses, or another process has written the file since it was checked.
+            UserError: writing fails, or another process has written the file since it was checked.
         """
         if self._stream:
             self._send(writer)
         else:
             atomic_write(self.path, writer, replace=self._replace)
-            self._replace = True  # from now on it is our own
+            self._replace = True  # it is ours from now on
 
     def _send(self, writer: Callable[[IO[bytes]], object]) -> None:
-        content = io.BytesIO()  # some writers go back in their file
+        content = io.BytesIO()  # some writers seek
         writer(content)
         try:
             with open(self.path, "wb") as stream:
@@ -80,7 +80,7 @@ class OutputFile:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path leads to a pipe or a character device: /dev/stdout is a link to one."""
+    """Whether a path is a pipe or a character device, or a link to one, as /dev/stdout is."""
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -89,16 +89,16 @@ def _is_stream(path: Path) -> bool:
 
 
 def refuse_inputs(option: str, outputs: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
-    """UserError if an output, by whatever name, is a file that the command reads, or one that it writes elsewhere."""
+    """UserError if an output, under whatever name, is also an input or another output of the command."""
     outputs = list(outputs)
     named, there = set(map(os.path.abspath, outputs)), {*map(_identity, outputs)} - {None}
     for path in inputs if outputs else ():
         if os.path.abspath(path) in named or (there and _identity(path) in there):
-            raise UserError(f"{option}: {path} would be replaced, which this very command uses; choose another")
+            raise UserError(f"{option}: {path} would be replaced, but this command also uses it; choose another")
 
 
 def _identity(path: str | Path) -> tuple[int, int] | None:
-    """What two names of one file have in common; None where there is no file."""
+    """Device and inode of a file, the same under all its names; None if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -107,12 +107,12 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 
 class OutputFolder:
-    """A folder whose files have one maker, named in made_by.json; a file is its maker's if it is not older than that.
+    """A folder whose files have one maker, recorded in made_by.json; files older than that record do not belong to it.
 
     Args:
-        option: that named the folder, for messages.
+        option: that names the folder, for messages.
         path: the folder.
-        maker: whatever the files depend on beside their own inputs; plain values.
+        maker: whatever the files depend on besides their own inputs; plain values.
     """
 
     def __init__(self, option: str, path: str | Path, maker: Mapping[str, Any]) -> None:
@@ -120,27 +120,27 @@ class OutputFolder:
         self.maker = json.loads(json.dumps(maker))
 
     def claim(self, files: Iterable[Path], force: bool = False, inputs: Iterable[str | Path] = ()) -> None:
-        """Say in made_by.json who makes the files; any number of processes may, for one maker.
+        """Record the maker in made_by.json; any number of processes with the same maker may do so.
 
         Args:
-            files: those to come.
-            force: files of another maker, or of none that is known, are removed.
+            files: those to be written.
+            force: remove files of another maker, or an unknown one.
             inputs: files that the command reads.
 
         Raises:
-            UserError: the folder, or one of the files, is of another maker; an input would be replaced.
+            UserError: the folder, or one of the files, has another maker, or an input would be replaced.
         """
         files = list(files)
         there = [path for path in files if os.path.lexists(path)]
         refuse_inputs(self.option, there, inputs)
         known = self._known()
         if known not in (None, self.maker) and not force:
-            raise UserError(f"{self.option} {self.path} holds what was made otherwise ({self._difference(known)}): "
-                            "--force makes it again, or choose another folder")
+            raise UserError(f"{self.option} {self.path} holds files made differently ({self._difference(known)}): "
+                            "--force replaces them, or choose another folder")
         foreign = [path for path in there if known != self.maker or not self.made(path)]
         if foreign and not force:
-            raise UserError(f"{self.option} {self.path} holds {len(foreign)} of these files, first {foreign[0]}, and "
-                            f"no {MADE_BY} says what made them: --force makes them again, or choose another folder")
+            raise UserError(f"{self.option} {self.path} holds {len(foreign)} of these files, first {foreign[0]}, but "
+                            f"no {MADE_BY} says what made them: --force replaces them, or choose another folder")
         for path in foreign:
             if kind_of(path) == "a file":
                 remove(path)
@@ -150,23 +150,23 @@ class OutputFolder:
             sweep(folder)
 
     def withdraw(self, notes: Iterable[Path] = ()) -> None:
-        """Undo `claim` if no file has come of it but notes, so that the folder is free for another maker."""
+        """Undo `claim` if only notes were written, so that the folder is free for another maker."""
         own = {self.record, *notes}
         if all(Path(folder, name) in own for folder, _, names in os.walk(self.path) for name in names):
             for path in own:
                 remove(path)
-            with suppress(OSError):  # it has folders
+            with suppress(OSError):  # it has subfolders
                 self.path.rmdir()
 
     def made(self, path: Path) -> bool:
-        """Whether a file is there and, after `claim`, this maker's."""
+        """Whether a file exists and, after `claim`, is this maker's."""
         try:
             return path.is_file() and path.stat().st_mtime_ns >= self.record.stat().st_mtime_ns
-        except OSError:  # somebody removes it at this moment
+        except OSError:  # it is being removed
             return False
 
     def _known(self) -> dict[str, Any] | str | None:
-        """The maker that is on record; None if there is no record, "" if it cannot be read."""
+        """The maker on record; None if there is no record, "" if it cannot be read."""
         if not os.path.lexists(self.record):
             return None
         try:
@@ -180,7 +180,7 @@ class OutputFolder:
         try:
             write_bytes(self.record, content, replace=replace)
         except UserError:
-            if self._known() != self.maker:  # which another process may have written meanwhile
+            if self._known() != self.maker:  # another process may have written it meanwhile
                 raise
 
     def _difference(self, known: Any) -> str:

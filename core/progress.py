@@ -1,4 +1,4 @@
-"""How far long work has come: a bar on a terminal, elsewhere a plain line every few seconds."""
+"""Progress of long work: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 import sys
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ LINE = "{desc}: {n_fmt} of {total_fmt}, {rate_fmt}, {remaining} left"
 
 
 class _Screen:
-    """stderr, while somebody reads it: a run must not end because its terminal or `tee` has."""
+    """stderr without write errors: a run must not end because its terminal or `tee` has."""
 
     def write(self, text: str) -> None:
         try:
@@ -36,7 +36,7 @@ class _Screen:
 
 
 class _Plain(_Screen):
-    """Takes a bar's lines without what moves a cursor."""
+    """Prints a bar's lines without control characters."""
 
     def write(self, text: str) -> None:
         if line := text.strip():
@@ -47,7 +47,7 @@ SCREEN = _Screen()
 
 
 def bar(items: Iterable | None = None, shown: bool = True, **options: Any) -> tqdm:
-    """A bar with tqdm's options on a terminal; elsewhere a line now and then about what takes many seconds."""
+    """A bar with tqdm's options on a terminal; elsewhere a line every SECONDS, if the work takes that long."""
     if SCREEN.isatty():
         return tqdm(items, disable=not shown, file=SCREEN, dynamic_ncols=True, **options)
     pace = {"mininterval": SECONDS, "miniters": 1, "delay": SECONDS, "leave": False}

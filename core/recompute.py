@@ -1,4 +1,4 @@
-"""Activation checkpointing: a network's blocks are computed again in the backward pass, so that less is kept for it."""
+"""Activation checkpointing: a network's blocks are recomputed in the backward pass, to save memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,7 +15,7 @@ LISTS = (nn.Sequential, nn.ModuleList)
 
 
 def recompute(network: nn.Module) -> None:
-    """Let the network keep what goes into its blocks and nothing of what they compute; its gradients stay the same.
+    """Make the network keep only the inputs of its blocks and recompute the rest; its gradients stay the same.
 
     Raises:
         UserError: it has no blocks.
@@ -27,13 +27,13 @@ def recompute(network: nn.Module) -> None:
             row.forward = partial(_through, parts)
             found += parts
     if not found:
-        raise UserError(f"TRAIN.CHECKPOINT: {type(network).__name__} has no blocks that could be computed again")
+        raise UserError(f"TRAIN.CHECKPOINT: {type(network).__name__} has no blocks to recompute")
     for block in found:
         block.forward = partial(_kept_small, block, block.forward)
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """The innermost repeated parts that have parts themselves: residual blocks, a transformer's layers."""
+    """The innermost repeated modules that have submodules: residual blocks, transformer layers."""
     for child in network.children():
         inner = list(blocks(child))
         if inner:
@@ -43,7 +43,7 @@ def blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def stretches(row: nn.Sequential) -> list[nn.Sequential]:
-    """A row of layers, cut behind every pooling: the blocks of networks that have no others."""
+    """A row of layers, split after every pooling: the blocks of networks that have no others."""
     cuts = [i + 1 for i, layer in enumerate(row) if isinstance(layer, nn.MaxPool2d) and i + 1 < len(row)]
     return [row[a:b] for a, b in zip([0, *cuts], [*cuts, len(row)], strict=True)]
 
@@ -57,14 +57,14 @@ def _through(parts: list[nn.Sequential], x: Tensor) -> Tensor:
 def _kept_small(block: nn.Module, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # Nothing in a network draws from the global generator, whose state is therefore not kept.
+    # No network draws from the global generator, so its state need not be kept.
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False,
                       context_fn=lambda: (nullcontext(), _statistics_seen(block)), **kwargs)
 
 
 @contextmanager
 def _statistics_seen(block: nn.Module) -> Iterator[None]:
-    """Within, BatchNorm normalises as it does, but its running statistics stay: they have moved the first time."""
+    """Leaves BatchNorm's running statistics unchanged, since the first pass has already updated them."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

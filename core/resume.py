@@ -1,7 +1,7 @@
-"""Where a run begins: its own last.pth, another run's snapshot, ImageNet weights, nothing.
+"""Where a run starts: from its own last.pth, another run's snapshot, ImageNet weights, or nothing.
 
-From its own last.pth a run continues exactly, or not at all; from anything else it begins anew and takes over what
-section 8b, C8, of docs/method.md says.
+From its own last.pth, a run resumes exactly or not at all; from anything else it starts anew, taking over what
+docs/method.md, section 8b, C8, says.
 """
 
 from collections.abc import Mapping
@@ -21,39 +21,39 @@ from models.sac import SAC
 
 @dataclass
 class Progress:
-    """How far a run is. A snapshot is only ever made between two iterations, or after a validation."""
+    """How far a run has got. Snapshots are only made between two iterations, or after a validation."""
 
     epoch: int = 0  # epochs done
     iteration: int = 0  # iterations done in this epoch
-    step: int = 0  # iterations done in all, since this run's start
-    validated: bool = True  # whether the validation that the epochs done call for is done too
+    step: int = 0  # iterations done in total, since this run's start
+    validated: bool = True  # whether the validation due after these epochs is done too
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a run begins."""
+    """What a run starts from."""
 
-    own: bool  # at its own last.pth
+    own: bool  # its own last.pth
     snapshot: str  # of another run; "" = none
     init: str  # ImageNet weights; "" = random ones, or a snapshot's
 
 
 @dataclass
 class Beginning:
-    """What a run begins with."""
+    """What a run starts with."""
 
     progress: Progress
     lines: list[str]  # for the log
-    own: dict[str, Any] | None = None  # what the run had kept in its last.pth
+    own: dict[str, Any] | None = None  # `run` of its last.pth
 
 
 def find(folder: Run, snapshot: str, init: str) -> Origin:
-    """Where the run begins; the first process looks.
+    """What the run starts from; the first process looks.
 
     Args:
         folder: the run's.
-        snapshot: the one that was asked for (--resume), "" = none.
-        init: MODEL.INIT_MODEL, which a run that starts from a snapshot does not need.
+        snapshot: --resume; "" = none.
+        init: MODEL.INIT_MODEL, not used by a run that starts from a snapshot.
     """
     own = distributed.from_first(folder.last.exists)
     return Origin(own, snapshot, "" if own or snapshot else init)
@@ -62,10 +62,10 @@ def find(folder: Run, snapshot: str, init: str) -> Origin:
 def begin(
     origin: Origin, folder: Run, network: nn.Module, optimiser: torch.optim.Optimizer, expected: Mapping[str, Any]
 ) -> Beginning:
-    """Fill the network and the optimiser; the first process reads, and hands on what it has read.
+    """Fill the network and the optimiser; the first process reads, and passes on what it has read.
 
     Args:
-        origin: as `find` has it.
+        origin: from `find`.
         folder: the run's.
         network: SAC, or the baseline's ModuleDict.
         optimiser: of the student.
@@ -80,7 +80,7 @@ def begin(
     _check(state, path, expected)
     progress = _restore(state, path, network, optimiser, expected["arch"])
     lines = [f"resumes from {path}: {progress.epoch} epochs and {progress.iteration} iterations of the next are done, "
-             f"{progress.step} iterations in all" + ("; --resume is not read again" if origin.snapshot else "")]
+             f"{progress.step} iterations in all" + ("; --resume is ignored" if origin.snapshot else "")]
     own = state["run"]
     if changed := changes(own["config"], expected["config"]):
         lines.append(f"the configuration has changed: {', '.join(changed)}")
@@ -92,14 +92,14 @@ def begin(
 def snapshot(
     progress: Progress, network: nn.Module, optimiser: torch.optim.Optimizer, score: float, own: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A snapshot: the published four entries, and `run` for an exact continuation.
+    """A snapshot: the four published entries, and `run` for an exact resume.
 
     Args:
-        progress: where the run stands.
+        progress: how far the run has got.
         network: SAC, or the baseline's ModuleDict.
         optimiser: of the student.
         score: mIoU (a fraction).
-        own: what else the run needs, plain values: checkpoint.RUN has those that are read again.
+        own: what else `run` holds, plain values; checkpoint.RUN lists those that a resume needs.
     """
     model = {checkpoint.PREFIX + name: value for name, value in network.state_dict().items()}
     return {
@@ -109,32 +109,32 @@ def snapshot(
 
 
 def _check(state: Mapping[str, Any], path: str, expected: Mapping[str, Any]) -> None:
-    """Refuse to continue from a snapshot of another run than this."""
+    """UserError for a snapshot that this run cannot resume from."""
     saved = checkpoint.checked_run(state.get("run"), path)
     advice = f"start from it with --resume {path} and another --run"
     if saved["seed"] != expected["seed"]:
-        raise UserError(f"{path} was begun with --seed {saved['seed']}, not {expected['seed']}; use that seed, or "
+        raise UserError(f"{path} was started with --seed {saved['seed']}, not {expected['seed']}; use that seed, or "
                         "another --run")
     if saved["baseline"] != expected["baseline"]:
-        raise UserError(f"{path} is of a run with MODEL.BASELINE {saved['baseline']}; choose another --run")
+        raise UserError(f"{path} belongs to a run with MODEL.BASELINE {saved['baseline']}; choose another --run")
     if saved["iteration"] and saved["per_epoch"] != expected["per_epoch"]:
         raise UserError(f"{path} is in the middle of an epoch of {saved['per_epoch']} iterations, which now has "
                         f"{expected['per_epoch']}: leave TRAIN.BATCH_SIZE, TRAIN.NUM_GROUPS and the list as they were, "
                         f"or {advice}")
     if saved["iteration"] and saved["lists"] != expected["lists"]:
-        raise UserError(f"{path} is in the middle of an epoch, and the lists it trains on, or their shares, are no "
-                        f"longer the same: restore them, or {advice}")
+        raise UserError(f"{path} is in the middle of an epoch, and the lists it trains on, or their shares, have "
+                        f"changed: restore them, or {advice}")
 
 
 def _restore(
     state: Mapping[str, Any], path: str, network: nn.Module, optimiser: torch.optim.Optimizer, arch: str
 ) -> Progress:
-    """Put weights, momentum and random state back; learning rates are the configuration's, which may have changed."""
+    """Restore weights, momentum and random state; learning rates are the configuration's, which may have changed."""
     checkpoint.load_into(network, state["model"], path, arch)
     if not isinstance(state.get("opt"), dict) or not isinstance(state["opt"].get("state"), dict):
-        raise UserError(f"{path} has no state of the optimiser; start from it with --resume and another --run")
+        raise UserError(f"{path} has no optimiser state; start from it with --resume and another --run")
     if state["opt"]["state"] and not checkpoint.carry_momentum(optimiser, state["opt"], path):
-        raise UserError(f"{path} holds the state of another optimiser; leave MODEL.OPT as it was")
+        raise UserError(f"{path} holds the state of another optimiser; restore MODEL.OPT")
     torch.set_rng_state(state["run"]["rng"])
     return Progress(**{key: state["run"][key] for key in asdict(Progress())})
 
@@ -153,18 +153,18 @@ def _start(
         _take_teacher(model, path, network, arch)
         taken += ["teacher", "class prior"]
     else:
-        left.append("teacher and class prior (it has none: the teacher starts as the student)")
+        left.append("teacher and class prior (it has none: the teacher starts as a copy of the student)")
     momentum = checkpoint.carry_momentum(optimiser, state.get("opt"), path)
     (taken if momentum else left).append("the optimiser's momentum")
     epoch = state.get("epoch", 0)
     if type(epoch) is not int or epoch < 0:
         raise UserError(f"snapshot {path}: its epoch count is {epoch!r}, not a whole number >= 0")
     if epoch >= expected["num_epochs"]:
-        raise UserError(f"{path} has done {epoch} epochs, TRAIN.NUM_EPOCHS = {expected['num_epochs']} counts them too: "
+        raise UserError(f"{path} has done {epoch} epochs, which TRAIN.NUM_EPOCHS = {expected['num_epochs']} includes: "
                         "nothing is left to train; set it higher")
     taken.append(f"the epoch count ({epoch})")
     left.append("learning rate and best score (this run's own)")
-    lines = [f"from {path} taken: {', '.join(taken)}", f"from {path} not taken: {', '.join(left)}"]
+    lines = [f"taken from {path}: {', '.join(taken)}", f"not taken from {path}: {', '.join(left)}"]
     return Beginning(Progress(epoch=epoch), lines)
 
 

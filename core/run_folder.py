@@ -1,4 +1,4 @@
-"""A run's folders, its lock, and what its numbers come from."""
+"""A run's folders, its lock and its provenance."""
 
 import os
 import platform
@@ -34,7 +34,7 @@ class Run:
     log_dir: str = "logs"
 
     def __post_init__(self) -> None:
-        """Refuse names that are no folder's: they would lead out of snapshots and logs."""
+        """UserError for names that are not a folder's: they could lead out of snapshots and logs."""
         for option in ("exp", "run", "dataloader"):
             try:
                 folder_name(getattr(self, option))
@@ -43,57 +43,57 @@ class Run:
 
     @property
     def snapshots(self) -> Path:
-        """Where its snapshots lie."""
+        """The folder of its snapshots."""
         return Path(self.snapshot_dir, self.dataloader, self.exp, self.run)
 
     @property
     def logs(self) -> Path:
-        """Where its logs lie."""
+        """The folder of its logs."""
         return Path(self.log_dir, self.dataloader, self.exp, self.run)
 
     @property
     def last(self) -> Path:
-        """The snapshot that an interrupted run continues from."""
+        """The snapshot that an interrupted run resumes from."""
         return self.snapshots / "last.pth"
 
     def lock(self) -> object:
-        """Keep other runs out of the folder while this process lives; the system releases it, whatever happens.
+        """Keep other runs out of the folder while this process lives; the system always releases the lock.
 
         Raises:
-            UserError: another run has it, or the folder cannot be made.
+            UserError: another run holds it, or the folder cannot be created.
         """
         try:
             self.snapshots.mkdir(parents=True, exist_ok=True)
-            file = open(self.snapshots / ".lock", "a+b", opener=_no_link)  # it stays, and holds nothing
+            file = open(self.snapshots / ".lock", "a+b", opener=_no_link)  # it stays, empty
         except OSError as error:
             raise UserError(f"cannot write snapshots to {self.snapshots}: {error}") from None
         try:
             if fcntl is None:
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
             else:
-                # Unlike flock's, this lock is not inherited by the loader's workers, who may live on for seconds.
+                # Unlike flock's, this lock is not inherited by the loader's workers, which may live on for seconds.
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(f"another run is writing to {self.snapshots}; wait for it, or choose another --run"
                             ) from None
         except OSError:
-            pass  # a network file system without locks: nothing can be promised there
+            pass  # a network file system without locks: no guarantee there
         return file
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Open a file; OSError for a link, which might lead anywhere."""
+    """Open a file; OSError for a link, which could lead anywhere."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def provenance(device: torch.device) -> dict[str, str]:
-    """What this run's numbers come from: commit, versions, device, command line."""
+    """Where this run's results come from: commit, versions, device, command line."""
     root = Path(__file__).resolve().parents[1]
     try:
         git = subprocess.run(["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
                              capture_output=True, text=True)
         commit = git.stdout.strip() if git.returncode == 0 and (root / ".git").exists() else ""
-    except OSError:  # there is no git on this machine
+    except OSError:  # git is not installed
         commit = ""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {

@@ -1,4 +1,4 @@
-"""A snapshot as a function from a picture to its mask, with the classes' names and colours (README.md, From Python)."""
+"""A snapshot as a function from a picture to its mask, with class names and colours (README.md, From Python)."""
 
 import os
 from dataclasses import dataclass
@@ -18,10 +18,10 @@ from datasets.labels import LabelSet
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A network with what is needed to look at pictures and to read its masks.
+    """A network that segments pictures, and the classes of its masks.
 
     Args:
-        predict: the network, how it looks, and on which device.
+        predict: the network, and how and where it is applied.
         labels: names and colours of the classes.
     """
 
@@ -29,7 +29,7 @@ class Segmenter:
     labels: LabelSet
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """The mask uint8 [H,W] of an RGB picture uint8 [H,W,3]: train IDs, positions in `labels.names`."""
+        """The mask uint8 [H,W] of an RGB picture uint8 [H,W,3]: train IDs, indices into `labels.names`."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UserError(f"expected a picture uint8 [H,W,3], got {image.dtype} {list(image.shape)}")
         return self.predict(torch.from_numpy(np.ascontiguousarray(image)))[0].cpu().numpy()
@@ -40,13 +40,13 @@ class Segmenter:
 
 
 def load(snapshot: str, cfg: str = "", device: str = "auto", teacher: bool = False) -> Segmenter:
-    """The network of a snapshot.
+    """Load a snapshot.
 
     Args:
         snapshot: its file.
-        cfg: configuration file; needed where the snapshot has none in it, as the authors' have not.
+        cfg: configuration file; needed if the snapshot contains none, like the authors'.
         device: `cuda`, `cpu` or `auto`.
-        teacher: the teacher's weights, not the student's.
+        teacher: use the teacher's weights, not the student's.
 
     Raises:
         UserError: the snapshot cannot be read, does not fit, or needs a configuration.
@@ -69,7 +69,7 @@ def described(snapshot: str, cfg: str = "") -> tuple[CfgNode, LabelSet]:
     elif isinstance(own.get("config"), str):
         settings = _parsed(own["config"], snapshot)
     else:
-        raise UserError(f"{snapshot} has no configuration in it; name its file as cfg, such as "
+        raise UserError(f"{snapshot} contains no configuration; pass one as cfg, e.g. "
                         "configs/deeplabv2_resnet101_train.yaml")
     names, colours = own.get("classes"), own.get("colours")
     if cfg or not names or not colours:
@@ -78,10 +78,10 @@ def described(snapshot: str, cfg: str = "") -> tuple[CfgNode, LabelSet]:
 
 
 def _parsed(text: str, snapshot: str) -> CfgNode:
-    """A configuration as a run has dumped it, without keys that this version does not know; checked like a file."""
+    """Check a configuration dumped by a run, like a file's; keys that this version does not know are dropped."""
     known = {key.name for key in config.KEYS}
     try:
         entries = {f"{s}.{k}": value for s, keys in parse_yaml(text, snapshot).items() for k, value in keys.items()}
     except (UserError, AttributeError):
-        raise UserError(f"{snapshot}: its configuration is damaged; name a file as cfg") from None
+        raise UserError(f"{snapshot}: its configuration is damaged; pass a file as cfg") from None
     return config.load(os.devnull, [x for pair in entries.items() if pair[0] in known for x in pair])[0]

@@ -1,4 +1,4 @@
-"""What iterations returned: read from the device, looked at, logged."""
+"""Reads the results of iterations from the device, checks and logs them."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -18,8 +18,8 @@ from datasets.iterations import Skipped
 
 LOSSES = ("loss_ce", "self_ce")
 SHOWN = (*LOSSES, "kept")
-CURVES = 10  # iterations between two points of the slow curves: learning rates, class prior
-LINE = 5.0  # seconds between two lines of progress
+CURVES = 10  # iterations between points of the slow curves: learning rates, class prior
+LINE = 5.0  # seconds between lines of progress
 
 
 class Entry(NamedTuple):
@@ -27,18 +27,18 @@ class Entry(NamedTuple):
 
     position: dict[str, int]  # `epoch` and `iter`, from 1
     values: Values  # what the step returned
-    files: Callable[[], list[str]]  # names the images that this process had in it
+    files: Callable[[], list[str]]  # names this process's images in it
 
 
 class StepLog:
-    """Logs what iterations returned.
+    """Logs the results of iterations.
 
     Args:
-        log: where it goes.
-        alarms: look at it.
+        log: where they go.
+        alarms: check them.
         names: of the classes.
-        images: of both domains in an iteration, over all processes.
-        iterations: of an epoch.
+        images: per iteration, of both domains, over all processes.
+        iterations: per epoch.
         epochs: of the run.
     """
 
@@ -51,24 +51,24 @@ class StepLog:
         self._clock = self._line = time.perf_counter()
 
     def start(self, epoch: int, iteration: int) -> tqdm:
-        """Begin to measure the time; the bar of an epoch, from 1, of which so many iterations are done."""
+        """Start the clock; the progress bar of `epoch`, from 1, of which `iteration` iterations are done."""
         self._clock = self._line = time.perf_counter()
         shown, title = self.log.active and SCREEN.isatty(), f"epoch {epoch}/{self.epochs}"
         return bar(shown=shown, desc=title, total=self.iterations, initial=iteration, leave=False)
 
     def skipped(self, position: dict[str, int], new: Sequence[Skipped], all_: Sequence[Skipped]) -> None:
-        """After an iteration: the files that were skipped in it to metrics.jsonl, those that are new to the log."""
+        """Record all files skipped in an iteration in metrics.jsonl, and the new ones in the log."""
         for entry in all_:
             self.log.record({"kind": "skipped", **position, **entry._asdict()})
         for entry in new:
             self.log.warn(f"iteration {position['iter']}: skipped {entry.file}: {entry.reason}")
 
     def read(self, entries: Sequence[Entry], step: BaselineStep | SACStep) -> dict[str, str]:
-        """Log some iterations, in their order; reading them waits for the GPU. What the progress bar may show.
+        """Log iterations, in order, which waits for the GPU; returns what the progress bar shows.
 
         Args:
             entries: at least one.
-            step: that made them; has the learning rates and the class prior.
+            step: that made them; for the learning rates and the class prior.
 
         Raises:
             UserError: a loss is not finite.
@@ -94,12 +94,12 @@ class StepLog:
         return shown | {"img/s": f"{self.images / each:.1f}"}
 
     def progress(self, epoch: int, iteration: int, shown: dict[str, str]) -> dict[str, str]:
-        """`shown` with the time that is left of the run; every few seconds it is logged for those without a terminal.
+        """Add the time left to `shown`; every few seconds, it is logged for those without a terminal.
 
         Args:
-            epoch: the running one, from 1.
-            iteration: iterations done of it.
-            shown: as `read` gave it.
+            epoch: the current one, from 1.
+            iteration: its iterations done.
+            shown: from `read`.
         """
         epoch_left = (self.iterations - iteration) * self.seconds
         run_left = epoch_left + (self.epochs - epoch) * self.iterations * self.seconds
@@ -112,7 +112,7 @@ class StepLog:
         return shown | {"left": duration(run_left)}
 
     def _curves(self, position: dict[str, int], optimiser: Optimizer, prior: list[float] | None) -> None:
-        """Learning rates and class prior, at iterations that do not depend on where the run was interrupted."""
+        """Log learning rates and class prior, at iterations that do not depend on interruptions."""
         rates = zip(group_names(optimiser), optimiser.param_groups, strict=True)
         self.log.scalars({f"lr/{name}": group["lr"] for name, group in rates}, position["iter"])
         if prior is not None:
@@ -125,8 +125,8 @@ class StepLog:
         if wrong:
             # All processes have the same losses and read them at the same time; each knows its own images.
             raise UserError(
-                f"{' and '.join(wrong)} not finite at iteration {entry.position['iter']}; the last snapshot is from "
-                f"before: a lower MODEL.LR, or TRAIN.PRECISION float32, may help; its images: {' '.join(entry.files())}"
+                f"{' and '.join(wrong)} not finite at iteration {entry.position['iter']}; the last snapshot is older: "
+                f"try a lower MODEL.LR, or TRAIN.PRECISION float32; its images: {' '.join(entry.files())}"
             )
 
 

@@ -1,4 +1,4 @@
-"""One iteration of the baseline and of SAC: docs/method.md, sections 3 and 4, in their order and with their numbers."""
+"""One iteration of the baseline and of SAC, in the order and with the numbers of docs/method.md, sections 3 and 4."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Values = dict[str, Tensor]  # what an iteration returns, without gradient and ov
 
 
 class PseudoLabels(NamedTuple):
-    """The teacher's answer for this process's views [n,H,W]."""
+    """The teacher's predictions for this process's views, [n,H,W] each."""
 
     label: Tensor  # uint8, 255 = none
     confidence: Tensor  # m̄*, float32
@@ -26,7 +26,7 @@ class PseudoLabels(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """The method's constants; in brackets the paper's symbol and the configuration's key."""
+    """The method's constants, with the paper's symbols and the configuration keys."""
 
     views: int  # T, TRAIN.GROUP_SIZE
     lr_target: float  # MODEL.LR_TARGET
@@ -46,12 +46,12 @@ class Method:
 def descend(
     compute: Compute, loss_of: Callable[[slice], Tensor], parts: Iterable[slice], total: int, weight: float = 1.0
 ) -> Tensor:
-    """Add the gradient of weight · L to the parameters', one micro-batch after the other.
+    """Accumulate the gradient of weight · L, one micro-batch at a time.
 
     Args:
-        compute: scales the loss where its precision needs that.
-        loss_of: the mean loss of some of this process's images, with gradient.
-        parts: the micro-batches, at least one; a process without images has an empty one.
+        compute: scales the loss if its precision needs that.
+        loss_of: mean loss of some of this process's images, with gradient.
+        parts: the micro-batches, at least one; an empty one if the process has no images.
         total: images over all processes; L is the mean over them.
         weight: of L.
 
@@ -62,12 +62,12 @@ def descend(
     for part in parts:
         share = loss_of(part) * ((part.stop - part.start) / total)
         compute.scaler.scale(weight * share).backward()
-        losses.append(share.detach() if part.stop > part.start else torch.zeros_like(share))  # no mean of nothing
+        losses.append(share.detach() if part.stop > part.start else torch.zeros_like(share))  # an empty mean is NaN
     return torch.stack(losses).sum()
 
 
 def descend_source(network: nn.Module, compute: Compute, source: Source, largest: int | None = None) -> Tensor:
-    """The gradient of L_s (sections 3 and 4.1), as `descend`; `largest` as in `Compute.slices`."""
+    """`descend` for L_s (sections 3 and 4.1); `largest` as in `Compute.slices`."""
 
     def loss_of(part: slice) -> Tensor:
         logits = compute.logits(network, source.image[part], source.seeds[part])
@@ -77,14 +77,14 @@ def descend_source(network: nn.Module, compute: Compute, source: Source, largest
 
 
 def no_change(done: int) -> None:
-    """The learning rates of a step, until it is given others (core/optim.py:Rates)."""
+    """Constant learning rates, the default of a step (see core/optim.py:Rates)."""
 
 
 class BaselineStep:
     """One iteration of the ABN baseline (section 3).
 
     Args:
-        student: the network; with SyncBatchNorm where there are several processes.
+        student: the network; with SyncBatchNorm if there are several processes.
         optimiser: of its parameters.
         compute: how it runs.
         clip: MODEL.CLIP_GRAD.
@@ -96,10 +96,10 @@ class BaselineStep:
         self.student, self.optimiser, self.compute, self.clip = student, optimiser, compute, clip
         self.network = nn.ModuleDict({"backbone": student})  # under its published name
         self.called = compute.called(student)
-        self.adapts, self.rates = has_batchnorm(student), no_change  # without BatchNorm the target moves nothing
+        self.adapts, self.rates = has_batchnorm(student), no_change  # without BatchNorm the target has no effect
 
     def __call__(self, source: Source, target: Images, iteration: int, done: int = 0) -> Values:
-        """Cross-entropy on the source and a step; then the target moves BatchNorm's running statistics."""
+        """A step on the source's cross-entropy; then the target updates BatchNorm's running statistics."""
         self.student.train()
         self.rates(done)
         self.optimiser.zero_grad(set_to_none=True)
@@ -112,7 +112,7 @@ class BaselineStep:
 
     @torch.no_grad()
     def adapt(self, target: Images) -> None:
-        """Adaptive BatchNorm: a pass over the target, for its statistics alone."""
+        """Adaptive BatchNorm: a forward pass over the target, only for its statistics."""
         for part in self.compute.slices(len(target.image), distributed.most_of(target.total)):
             self.compute.logits(self.called, target.image[part])
 
@@ -147,7 +147,7 @@ class SACStep:
 
         Returns:
             loss_ce, self_ce, kept (share of pixels with a pseudo label), seen [C] (> 0 for the classes among the pseudo
-            labels), and teacher_diff where the teacher moved.
+            labels), and teacher_diff if the teacher was updated.
         """
         c, moved, values = self.constants, {}, {}
         self.network.train()
@@ -170,8 +170,8 @@ class SACStep:
     def label(self, views: Views, learn: bool = True) -> PseudoLabels:
         """Sections 4.5 to 4.8: the teacher's pseudo labels; `learn` False leaves the class prior as it is.
 
-        Image by image, so that no more than the probabilities [T,C,H,W] of one image exist. The class prior needs those
-        of all images, and only the thresholds need the class prior: they come last.
+        Image by image, so that only one image's probabilities [T,C,H,W] exist at a time. The class prior needs those of
+        all images, and only the thresholds need the class prior, so they come last.
         """
         c, size = self.constants, views.clean.shape[2:]
         best = views.clean.new_empty(len(views.clean), *size)  # [n,H,W]
@@ -197,7 +197,7 @@ class SACStep:
         return torch.cat([self.compute.logits(self.teacher, clean[part]) for part in self.compute.slices(len(clean))])
 
     def descend_target(self, views: Views, pseudo: PseudoLabels, weight: float) -> Tensor:
-        """Sections 4.3 and 4.9: the gradient of weight · L_t; weight is LR_TARGET, less during its ramp."""
+        """Sections 4.3 and 4.9: `descend` for L_t; weight is LR_TARGET, less during its ramp."""
         c, n = self.constants, len(views.noisy)
         w = consistency.pixel_weight(pseudo.confidence, c.loss)  # None, [n,H,W] or [1,H,W]
         if c.loss == "focal_ce_conf_batch":  # the mean over all processes' views
@@ -212,13 +212,13 @@ class SACStep:
 
 
 def classes_in(label: Tensor, num_classes: int) -> Tensor:
-    """1.0 for each class that a label uint8 [n,H,W] has, else 0.0: [C]."""
-    present = torch.zeros(num_classes + 1, device=label.device)  # the last place is for 255
+    """1.0 for each class that occurs in a label uint8 [n,H,W], else 0.0: [C]."""
+    present = torch.zeros(num_classes + 1, device=label.device)  # the last entry is for 255
     return present.index_fill_(0, label.clamp(max=num_classes).flatten().long(), 1)[:num_classes]
 
 
 class WholeImage(NamedTuple):
-    """One target image with all its views, wherever they lie."""
+    """One target image with all its views, wherever they are."""
 
     logits: Tensor  # [T,C,h,w]
     padding: Tensor  # bool [T,H,W]
@@ -229,7 +229,7 @@ class WholeImage(NamedTuple):
 
 
 def whole_images(logits: Tensor, views: Views, group_size: int) -> Iterator[WholeImage]:
-    """The images of which this process holds views, with the views that other processes hold (several processes).
+    """The images of which this process has views, including the views that other processes have.
 
     Args:
         logits: the teacher's [n,C,h,w] of this process's views.

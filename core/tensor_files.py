@@ -1,4 +1,4 @@
-"""The one reader of files of tensors: every archive is checked before it is used, no code of the file is run."""
+"""The only reader of tensor files: every archive is verified before it is used, and no code from it is executed."""
 
 import os
 import pickle
@@ -28,16 +28,16 @@ class _Refused(Exception):
 
 
 def read(path: str | Path, what: str, advice: str) -> Any:
-    """What torch.save wrote: plain values, NumPy scalars and dense tensors, on the CPU; or a .safetensors file.
+    """Read what torch.save wrote, plain values, NumPy scalars and dense tensors, onto the CPU; or a .safetensors file.
 
     Args:
         path: the file.
-        what: it should be, for the message: "snapshot".
-        advice: what to do about a file that is missing or refused.
+        what: it should be, for messages: "snapshot".
+        advice: what to do if the file is missing or rejected.
 
     Raises:
-        UserError: no such file, damaged, code in it, or tensors that are not dense numbers in memory (sparse,
-            quantised, meta, ...).
+        UserError: the file is missing or damaged, contains code, or has tensors that are not dense numbers in memory
+            (sparse, quantised, meta, ...).
     """
     if not os.path.isfile(path):
         found = "is not a file" if os.path.exists(path) else "does not exist"
@@ -50,7 +50,7 @@ def read(path: str | Path, what: str, advice: str) -> Any:
         raise
     except OSError as error:
         raise UserError(f"{what} {path} cannot be read: {error.strerror or error}; {advice}") from None
-    except Exception as error:  # torch raises whatever a broken file causes, from KeyError to MemoryError
+    except Exception as error:  # a broken file makes torch raise anything from KeyError to MemoryError
         raise UserError(f"{what} {path} {_reason(error)}; {advice}") from None
     return content
 
@@ -58,7 +58,7 @@ def read(path: str | Path, what: str, advice: str) -> Any:
 def _saved(file: IO[bytes]) -> Any:
     _check_archive(file)
     with _numpy_scalars(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of what is refused in one line by `read`
+        warnings.simplefilter("ignore")  # torch warns about what `read` reports in one line
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
@@ -72,7 +72,7 @@ def _safetensors(file: IO[bytes]) -> dict[str, Tensor]:
 
 
 def _check_archive(file: IO[bytes]) -> None:
-    """Compare each member of a zip with its checksum, which torch does not; torch's older files have none."""
+    """Verify the checksum of each member of a zip, which torch does not; torch's older format has none."""
     zipped = file.read(4) == b"PK\3\4"
     file.seek(0)
     if not zipped:
@@ -80,7 +80,7 @@ def _check_archive(file: IO[bytes]) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            # torch.save compresses nothing: it never writes what would unpack to more than the file.
+            # torch.save does not compress: what it writes never unpacks to more than the file.
             if sum(member.file_size for member in members) > os.fstat(file.fileno()).st_size:
                 raise _Refused("is damaged: its members are larger than the file")
             for member in members:
@@ -100,7 +100,7 @@ def _check_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
 
 
 def _check_tensors(content: Any) -> None:
-    """Refuse tensors that are no plain numbers in memory."""
+    """Reject tensors that are not plain numbers in memory."""
     for path, value in _tensors(content):
         name = repr(path[:100])
         dense = type(value) in (Tensor, nn.Parameter) and value.layout == torch.strided and value.device.type == "cpu"
@@ -109,11 +109,11 @@ def _check_tensors(content: Any) -> None:
         if value.dtype not in KINDS:
             raise _Refused(f"holds {name}, a tensor of {value.dtype}, where plain numbers are expected")
         if value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise _Refused(f"holds {name}, a tensor of {list(value.shape)} with fewer numbers than that")
+            raise _Refused(f"holds {name}, a tensor of {list(value.shape)} with too few numbers")
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dictionaries, lists and tuples, with their names; without recursion, each once."""
+    """All tensors in nested dictionaries, lists and tuples, with their names; not recursive, each container once."""
     todo, seen = [("", content)], set()
     while todo:
         name, value = todo.pop()
@@ -126,19 +126,19 @@ def _tensors(content: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _reason(error: Exception) -> str:
-    """The telling part of what torch says, at length, about a file that it refuses."""
+    """The informative part of torch's long message about a file that it rejects."""
     if isinstance(error, _Refused):
         return str(error)
     text = " ".join(str(error).split())
     if "Unsupported global" in text:
         code = text.partition("Unsupported global: ")[2].partition(" was not")[0]
-        return f"holds code ({code}), more than tensors and plain values: not loaded"
-    known = isinstance(error, (pickle.UnpicklingError, EOFError))  # torch's words about these are of no use
-    return "is damaged, or torch.save has not written it" + ("" if known or not text else f" ({text[:100]})")
+        return f"holds code ({code}), not just tensors and plain values: not loaded"
+    known = isinstance(error, (pickle.UnpicklingError, EOFError))  # torch's messages for these are useless
+    return "is damaged, or was not written by torch.save" + ("" if known or not text else f" ({text[:100]})")
 
 
 def _numpy_scalars() -> AbstractContextManager[None]:
-    """Let torch's restricted reader make NumPy scalars, by the names of NumPy 1 and 2."""
+    """Let torch's restricted reader create NumPy scalars, under the names of NumPy 1 and 2."""
     make_scalar = np.float64(0).__reduce__()[0]
 
     def under(module: str) -> Callable[[np.dtype, bytes], np.generic]:

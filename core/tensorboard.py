@@ -1,4 +1,4 @@
-"""TensorBoard's event files, written immediately: the usual writers keep a queue, which a kill would lose."""
+"""TensorBoard's event files, written immediately: the usual writers keep a queue, which is lost on a kill."""
 
 import os
 import socket
@@ -13,15 +13,15 @@ PREFIX = "events.out.tfevents."
 
 
 class Events:
-    """One event file in a folder; each start of a run begins a new file.
+    """One event file in a folder; each start of a run creates a new one.
 
     Args:
         folder: an existing folder.
-        step: iterations done; a running TensorBoard discards what it has seen of later ones.
+        step: iterations done; a running TensorBoard discards what it has read of later ones.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        # TensorBoard reads the files in the order of their names, which must be right even if the clock was set back.
+        # TensorBoard reads the files in name order, which must be right even if the clock was set back.
         newest = max((int(p.name.removeprefix(PREFIX).split(".")[0]) for p in event_files(folder)), default=0)
         self.path = folder / f"{PREFIX}{max(int(time.time()), newest + 1):010d}.{socket.gethostname()}"
         self._writer = RecordWriter(str(self.path))
@@ -41,7 +41,7 @@ class Events:
     def flush(self) -> None:
         """Flush everything so far to disk."""
         self._writer.flush()
-        # Older versions of the writer leave the data in the system's cache.
+        # Older versions of the writer leave the data in the OS cache.
         with open(self.path, "rb") as file:
             os.fsync(file.fileno())
 

@@ -1,4 +1,4 @@
-"""The procedure: epochs, validation, snapshots, for the baseline and for SAC (docs/method.md sections 3, 4 and 8)."""
+"""The training loop: epochs, validation, snapshots, for the baseline and SAC (docs/method.md sections 3, 4 and 8)."""
 
 import math
 import time
@@ -21,7 +21,7 @@ from datasets import Data
 from datasets.iterations import Iteration
 from datasets.replacement import Tally
 
-READ_ITERATIONS, READ_SECONDS = 10, 2.0  # between two readings of what iterations returned, whichever comes first
+READ_ITERATIONS, READ_SECONDS = 10, 2.0  # between readings of the iterations' results, whichever comes first
 
 class Trainer:
     """A run, from its configuration to its last snapshot.
@@ -29,7 +29,7 @@ class Trainer:
     Args:
         cfg: checked and frozen.
         folder: the run's.
-        snapshot: to start from; a last.pth of the run itself goes before it.
+        snapshot: to start from; the run's own last.pth takes precedence.
         seed: the random seed.
         workers: loader processes; None = this process's share of the cores, at most 16.
         notes: lines for the log.
@@ -41,13 +41,13 @@ class Trainer:
     ) -> None:
         device = build.start_processes(cfg)
         label_set, workers = build.label_set(cfg), build.workers(cfg, workers)
-        # The lists are read before the networks are made: what is missing is said in the first second.
+        # The lists are read before the networks are built, so that missing files are reported in the first second.
         self.data = Data(cfg, seed, (distributed.rank(), distributed.size()), workers)
         self.folder, self.intervals, self.identity = folder, build.intervals(cfg), build.identity(cfg, self.data)
         self.log, self.alarms = Log(folder.logs, distributed.rank() == 0), Alarms(label_set.names)
         self.tally, self.best = Tally(self.data.iterations.images), checkpoint.Best(folder.snapshots)
         origin = resume.find(folder, snapshot, self.identity["init"])
-        # A run that continues is locked before it is read; a new one leaves no trace before everything is checked.
+        # A resumed run is locked before it is read; a new one leaves no trace until everything is checked.
         lock = distributed.on_first(folder.lock) if origin.own else None
         torch.manual_seed(seed)
         self.step = build.step(cfg, build.compute(cfg, device), label_set.num_classes, origin.init)
@@ -64,7 +64,7 @@ class Trainer:
         self.step_log, self.agree = StepLog(self.log, self.alarms, label_set.names, *sizes), Agreement()
         self.validation = build.validation(cfg, self.data, self.inputs, self.log, self.agree)
         self.told = {"classes": list(label_set.names), "colours": list(label_set.colours), "origin": provenance(device)}
-        self.entries: list[Entry] = []  # iterations that have not been read yet
+        self.entries: list[Entry] = []  # iterations not read yet
         self.read_at, self.batches = time.monotonic(), iter(())
         distributed.on_first(partial(write_bytes, folder.logs / "config.yaml", self.identity["config"].encode()))
         for line in (*(f"{k}: {v}" for k, v in self.told["origin"].items()), *(notes or []), *begun.lines):
@@ -72,7 +72,7 @@ class Trainer:
         build.introduce(cfg, self.data, self.step, self.log)
 
     def fit(self) -> None:
-        """Train until NUM_EPOCHS, MAX_ITER or a signal; in each case everything is written."""
+        """Train until NUM_EPOCHS, MAX_ITER or a signal; in each case, everything is saved."""
         p, last = self.progress, self.folder.last
         self.agree.heed_signals()
         self.batches = datasets.batches(self.data.training((p.epoch, p.iteration)))
@@ -100,7 +100,7 @@ class Trainer:
         distributed.stop()
 
     def train_epoch(self) -> None:
-        """The rest of an epoch."""
+        """Train for the rest of an epoch."""
         p, i, per_epoch = self.progress, self.intervals, self.data.iterations.per_epoch
         with self.step_log.start(p.epoch + 1, p.iteration) as bar:
             while p.iteration < per_epoch:
@@ -113,7 +113,7 @@ class Trainer:
                     self.save_last()
 
     def train_on(self, batch: Iteration) -> None:
-        """One iteration."""
+        """Train for one iteration."""
         p = self.progress
         values = self.step(*self.inputs(batch, p.epoch, p.iteration), p.iteration, p.step)
         p.iteration, p.step = p.iteration + 1, p.step + 1
@@ -124,7 +124,7 @@ class Trainer:
             self.step_log.skipped(position, self.tally.add(batch.skipped), batch.skipped)
 
     def fetch(self, bar: Any) -> Iteration:
-        """The next batch, with what was skipped on any process; all stop here together if one of them has to."""
+        """The next batch, with what any process skipped; if one process has to stop, all stop here."""
         batch = error = None
         try:
             batch = next(self.batches)
@@ -143,12 +143,12 @@ class Trainer:
         return batch._replace(skipped=skipped)
 
     def read(self) -> dict[str, str]:
-        """Log what the last iterations returned."""
+        """Log the results of the last iterations."""
         entries, self.entries, self.read_at = self.entries, [], time.monotonic()
         return self.step_log.read(entries, self.step) if entries else {}
 
     def end_epoch(self) -> None:
-        """Count the epoch, write last.pth; validate where it is due, keep the best, write last.pth again."""
+        """Count the epoch, write last.pth; if validation is due, validate, keep the best, write last.pth again."""
         p, i = self.progress, self.intervals
         if p.validated:
             p.epoch, p.iteration = p.epoch + 1, 0
@@ -167,13 +167,13 @@ class Trainer:
         distributed.on_first(self.best.tidy)
 
     def state(self) -> dict[str, Any]:
-        """A snapshot; what is told in it is for people and core/segment.py."""
+        """A snapshot; `told` in it is for information and for core/segment.py."""
         own = {**self.identity, **self.told, **self.step.compute.state(), "alarms": self.alarms.memory,
                "skipped": self.tally.files, "kept": [list(entry) for entry in self.best.kept],
                "log": self.log.position(self.progress.step)}
         return resume.snapshot(self.progress, self.step.network, self.step.optimiser, self.best.score, own)
 
     def save_last(self) -> None:
-        """Write last.pth; the log up to here is on the disk before it."""
+        """Write last.pth, after flushing the log to disk."""
         self.read()
         distributed.on_first(lambda: checkpoint.save(self.folder.last, self.state()))

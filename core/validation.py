@@ -1,6 +1,6 @@
-"""Validation while training: the student on labelled lists, the teacher and its pseudo labels on the target's views.
+"""Validation during training: the student on labelled lists, the teacher and its pseudo labels on the target's views.
 
-Labels are used here to measure, and to choose among snapshots where the run says so; nothing here trains.
+Labels are only used to measure and, if the run says so, to select snapshots; nothing here trains.
 """
 
 import math
@@ -28,16 +28,16 @@ Agree = Callable[[Exception | None], int]
 
 
 class Validation:
-    """Measures on lists and logs it.
+    """Measures on lists and logs the results.
 
     Args:
         data: the lists.
         labels: the label set.
         ignored: classes left out of the mIoU.
-        inputs: from the loader to the networks.
+        inputs: turns batches into inputs of the networks.
         log: where results go.
         picture: (height, width) of a picture in the panels.
-        agree: called before each batch with what went wrong in loading it, or None; raises to end all processes.
+        agree: called before each batch with the error in loading it, or None; raises to stop all processes.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Validation:
     def measure(
         self, step: BaselineStep | SACStep, position: dict[str, int], views: bool, lists: Sequence[str], alarms: Alarms
     ) -> dict[str, float]:
-        """The target's views, if asked for, and some lists: the student's mIoU on them; the alarms look at it too."""
+        """Measure on the target's views, if requested, and on lists; the student's mIoU on these, checked by alarms."""
         if views:
             self.target(step, position)
         scores = {}
@@ -86,10 +86,10 @@ class Validation:
 
     @torch.no_grad()
     def target(self, step: SACStep, position: dict[str, int]) -> None:
-        """The target's training views: IoU of the teacher before and after fusion and of the pseudo labels.
+        """The target's training views: IoU of the teacher, before and after fusion, and of the pseudo labels.
 
-        Pixels without a pseudo label do not count for the pseudo labels. Without target labels: pictures, and the share
-        of each predicted class that the threshold keeps, which takes none.
+        Pixels without a pseudo label do not count for the pseudo labels. Without target labels: only pictures, and the
+        share of each predicted class that the thresholds keep.
         """
         step.network.eval()
         *three, kept = (ConfusionMatrix(self.labels.num_classes, self.inputs.device) for _ in range(4))
@@ -97,7 +97,7 @@ class Validation:
         rows, name, labelled = [], self.data.target_list, self.data.target_labelled
         for item in self._watched(self.data.target_views(position["epoch"]), f"views of {name}"):
             batch, label = item if labelled else (item, torch.full(item.padding.shape, IGNORE, dtype=torch.uint8))
-            seeds = torch.zeros(len(batch.index), dtype=torch.int64)  # the student is looked at without dropout
+            seeds = torch.zeros(len(batch.index), dtype=torch.int64)  # not used: no dropout here
             views = self.inputs.views(batch, seeds, len(seeds))
             pseudo = step.label(views, learn=False)
             teacher = classes(step.teach(views.clean), label.shape[1:])
@@ -119,7 +119,7 @@ class Validation:
                 self._report(matrix, name, layer, position, "training views; measured, not trained on")
 
     def _watched(self, loader: DataLoader, name: str) -> Iterator[Any]:
-        """The loader's batches with a bar; `agree` is called as often on every process, with what went wrong here."""
+        """The loader's batches, with a bar; `agree` is called equally often on all processes, with this one's error."""
         batches = datasets.batches(loader)
         with bar(shown=self.log.active, desc=name, total=len(loader), unit="batch", leave=False) as watched:
             for _ in range(distributed.largest(len(loader))):
@@ -144,7 +144,7 @@ class Validation:
             self.log.picture(name, np.vstack([sheet, below]), position["iter"])
 
     def _report(self, matrix: ConfusionMatrix, name: str, layer: str, position: dict[str, int], note: str) -> float:
-        """Add up over the processes, log; returns the mIoU, NaN where no class that counts occurs."""
+        """Sum over the processes and log; returns the mIoU, NaN if no class that counts occurs."""
         matrix.reduce()
         iou, precision, recall = matrix.iou(), matrix.precision(), matrix.recall()
         miou = matrix.miou(self.ignored)

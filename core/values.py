@@ -1,4 +1,4 @@
-"""From what a user wrote to a value of the wanted type, and back into a message as it was written."""
+"""Converts what a user wrote to a value of the required type, and back to text for messages."""
 
 import re
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from core.cli import UserError
 from core.files import parse_yaml
 
-# How numbers are written. Python alone would take 1_000, and the digits of every script.
+# Accepted notations; Python itself would also take 1_000, and the digits of every script.
 NUMBERS = {
     int: re.compile(r"[+-]?(0|[1-9][0-9]*)"),
     float: re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?"),
@@ -15,14 +15,14 @@ LONGEST = 100  # characters of a value in a message
 
 
 def single(kind: type, given: Any) -> Any:
-    """A value of a type, written as values of that type are.
+    """Convert to a value of a type.
 
     Args:
         kind: bool, int, float or str; list: of whole numbers.
-        given: text, or for a list a list of texts; whatever else `read_yaml` gives is refused.
+        given: a string, or a list of strings for a list; anything else from `read_yaml` is rejected.
 
     Raises:
-        ValueError: it is of another type.
+        ValueError: wrong type.
     """
     if kind is list and isinstance(given, list):
         return listed(int, given)
@@ -39,7 +39,7 @@ def single(kind: type, given: Any) -> Any:
 
 
 def listed(kind: type, given: Any) -> list[Any]:
-    """A list of values: of a list of texts, or of `9,14`, `[9, 14]` or `(9, 14)`, names with or without quotes."""
+    """Convert a list of strings, or `9,14`, `[9, 14]` or `(9, 14)`, to a list of values; names may be in quotes."""
     if isinstance(given, str):
         text = given.strip()
         inner = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
@@ -53,7 +53,7 @@ def listed(kind: type, given: Any) -> list[Any]:
 
 
 def written(given: Any) -> str:
-    """A value as the user wrote it, as far as a message can hold it."""
+    """A value as the user wrote it, truncated for messages."""
     if isinstance(given, list):
         text = f"[{', '.join(map(written, given))}]"
     elif isinstance(given, dict):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-HEADING = 20  # pixels of a line of text
+HEADING = 20  # height of a line of text in pixels
 FONT, SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
 
 
@@ -28,8 +28,8 @@ def explained(image: np.ndarray, label: np.ndarray, palette: np.ndarray, names: 
 
 
 def legend(names: Sequence[str], colours: Sequence[Sequence[int]], width: int) -> np.ndarray:
-    """A patch of each colour with its name, in lines of at most `width` pixels -> uint8 [h,width,3], white."""
-    zoom = max(1, width // 1024)  # a large picture is looked at from further away
+    """A patch of each colour with its name, in lines of at most `width` pixels -> uint8 [h,width,3], on white."""
+    zoom = max(1, width // 1024)  # large pictures are viewed at a smaller scale
     line, places, x, y = zoom * HEADING, [], 0, 0
     for name in names:
         size = line + cv2.getTextSize(name, FONT, zoom * SCALE, zoom)[0][0] + 8 * zoom
@@ -46,7 +46,7 @@ def legend(names: Sequence[str], colours: Sequence[Sequence[int]], width: int) -
 
 
 def _write(sheet: np.ndarray, text: str, corner: tuple[int, int], zoom: int) -> None:
-    """A line of black text below and right of the corner (x, y); drawn by OpenCV, which knows ASCII alone."""
+    """Draw a line of black text below and right of the corner (x, y); OpenCV only knows ASCII."""
     place = corner[0] + 2 * zoom, corner[1] + (HEADING - 6) * zoom
     cv2.putText(sheet, text, place, FONT, zoom * SCALE, (0, 0, 0), zoom, cv2.LINE_AA)
 
@@ -60,13 +60,13 @@ def heat(values: np.ndarray) -> np.ndarray:
 def panel(
     rows: Sequence[Sequence[np.ndarray]], size: tuple[int, int], gap: int = 4, headings: Sequence[str] = ()
 ) -> np.ndarray:
-    """Pictures uint8 [h,w,3] in rows, all of the same size in the end, with white gaps -> uint8 [...,...,3].
+    """Arrange pictures uint8 [h,w,3] in rows, resized to one size, with white gaps -> uint8 [...,...,3].
 
     Args:
         rows: the pictures.
-        size: (H, W) at most of each, which the first one fills without being distorted.
-        gap: pixels between two.
-        headings: of the columns, in a line of their own at the top; none = no such line.
+        size: maximum (H, W) of each; the first one keeps its aspect ratio.
+        gap: pixels between pictures.
+        headings: of the columns, in a line at the top; empty = no such line.
     """
     height, width = rows[0][0].shape[:2]
     factor = min(size[0] / height, size[1] / width)
@@ -75,7 +75,7 @@ def panel(
     top = zoom * HEADING if headings else 0
     sheet = np.full((top + len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, np.uint8)
     for c, heading in enumerate(headings):
-        cell = np.full((top, width, 3), 255, np.uint8)  # what is longer is cut off
+        cell = np.full((top, width, 3), 255, np.uint8)  # longer text is cut off
         _write(cell, heading, (0, 0), zoom)
         sheet[:top, c * (width + gap) : c * (width + gap) + width] = cell
     for r, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""What a run reads: from the configuration, which no other module of this package knows, to lists and loaders."""
+"""What a run reads: lists and loaders, built from the configuration, which no other module of this package knows."""
 
 import multiprocessing
 import multiprocessing.queues
@@ -25,10 +25,10 @@ from datasets.target import TargetTraining, TargetViewsLabelled, ViewPolicy
 # What the published tasks validate on, besides the target's lists (docs/method.md section 8).
 PUBLISHED = {"train_game_9K": "val_game_1K", "train_synthia_9K": "val_synthia"}
 TARGET_LISTS = ("val_cityscapes", "val2_cityscapes")
-GTA5_LISTS = ("train_game_9K", "val_game_1K")  # their images are of several sizes
-MOST_TARGET_BATCHES = 300  # of the target's views that are measured
+GTA5_LISTS = ("train_game_9K", "val_game_1K")  # their images have several sizes
+MOST_TARGET_BATCHES = 300  # of the target's views, for measuring
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PREFETCHED = 2  # items that each worker has ready
+PREFETCHED = 2  # items that each worker keeps ready
 SHARED = "/dev/shm"  # where workers put them
 
 
@@ -44,7 +44,7 @@ def augmentation(cfg: CfgNode) -> Augmentation:
 
 
 def view_policy(cfg: CfgNode) -> ViewPolicy:
-    """What is drawn for the views of a target image (section 5)."""
+    """How the views of a target image are drawn (section 5)."""
     data = cfg.DATASET
     return ViewPolicy(
         crop_size=tuple(data.CROP_SIZE), views=cfg.TRAIN.GROUP_SIZE, target_scale=tuple(data.TARGET_SCALE),
@@ -58,12 +58,12 @@ class Data:
 
     Args:
         cfg: the configuration.
-        seed: the random seed; with (epoch, index) it decides an item.
+        seed: the random seed; with (epoch, index), it determines an item.
         share: (rank, size) of this process.
         workers: loader processes; 0 = none.
 
     Raises:
-        UserError: a list or a weights file that is missing or does not fit.
+        UserError: a list or a weights file is missing or does not fit.
     """
 
     def __init__(self, cfg: CfgNode, seed: int = 0, share: tuple[int, int] = (0, 1), workers: int = 0) -> None:
@@ -99,7 +99,7 @@ class Data:
         self.crop_size, self.val_crop = tuple(data.CROP_SIZE), data.VAL_CROP
 
     def read(self, name: str, labelled: bool = False) -> list[Sample]:
-        """A list, read once; `labelled` the first time: every sample must have a label."""
+        """A list, only read the first time; if `labelled` then, every sample must have a label."""
         if name not in self.samples:
             self.samples[name] = lists.read(name, self.root, labelled)
         return self.samples[name]
@@ -114,11 +114,11 @@ class Data:
         return parts[0] if len(parts) == 1 else SourceLists(parts)
 
     def _game_size(self, name: str) -> tuple[int, int] | None:
-        """What the images of a list are first resized to (section 6): GTA5's, by the published lists."""
+        """The size that a list's images are first resized to (section 6); for the published GTA5 lists only."""
         return self.game_size if Path(name).stem in GTA5_LISTS else None
 
     def _tables(self, cfg: CfgNode, samples: list[Sample]) -> object:
-        """Importance sampling (section 7): float64 [C,M]."""
+        """Tables for importance sampling (section 7): float64 [C,M]."""
         file, names, weights = cfg.DATASET.SAMPLE_WEIGHTS, [sample.image for sample in samples], None
         if file:
             names, weights = lists.mask_names(samples), sampling.load_weights(file)
@@ -126,11 +126,11 @@ class Data:
         return sampling.cumulative_tables(weights, names, self.num_classes, prior, ignored)
 
     def training(self, start: Place = (0, 0)) -> DataLoader:
-        """An Iteration after the other from `start` on, this process's share of each."""
+        """Iterations, one after the other from `start` on; this process's share of each."""
         return self._loader(self.iterations, sampler=Schedule(self.iterations.per_epoch, self.epochs, start))
 
     def validation(self, name: str) -> DataLoader:
-        """This process's images of a list, each once, unaugmented: batches of SourceBatch."""
+        """This process's images of a list, each once, unaugmented, as SourceBatches."""
         data = Validation(self.read(name, labelled=True), self.root, crop_size=self.crop_size, crop=self.val_crop,
                           num_classes=self.num_classes, game_size=self._game_size(name))
         own = Subset(data, range(self.share[0], len(data), self.share[1]))
@@ -138,14 +138,14 @@ class Data:
 
     @cached_property
     def target_labelled(self) -> bool:
-        """Whether the target's list names labels, and the first of them is on the disk."""
+        """Whether the target's list names labels, and the first of them exists."""
         samples = self.read(self.target_list)
         return all(s.label is not None for s in samples) and Path(self.root, samples[0].label).exists()
 
     def target_views(self, epoch: int) -> DataLoader:
-        """The target's training views of an epoch, an image at a time, for measuring alone.
+        """The target's training views of an epoch, one image at a time, only for measuring.
 
-        The first 300 batches, the images shared among the processes. Where the target is labelled, items are
+        The first 300 batches, the images split among the processes. If the target is labelled, items are
         (TargetBatch, label uint8 [T,H,W]), else TargetBatch.
         """
         training, length = self.iterations.target, self.iterations.length
@@ -160,36 +160,36 @@ class Data:
         return sum(sample.image in trained for sample in self.read(name))
 
     def _loader(self, data: Dataset, **kwargs: object) -> DataLoader:
-        """A DataLoader whose items need no collation unless asked for."""
+        """A DataLoader, without collation unless requested."""
         kwargs.setdefault("batch_size", None)
         if self.workers:
             kwargs["prefetch_factor"] = PREFETCHED
             if sys.platform == "linux":
-                # A fork server (Python 3.14's default) would keep workers alive whose main process has been killed.
+                # A fork server (Python 3.14's default) would keep workers alive after their main process is killed.
                 kwargs["multiprocessing_context"] = "fork"
-            ending = multiprocessing.RawValue("b", 0)  # 1 when the main process ends; it shares this with the workers
+            ending = multiprocessing.RawValue("b", 0)  # 1 when the main process ends; shared with the workers
             Finalize(None, setattr, (ending, "value", 1), exitpriority=1)
             kwargs["worker_init_fn"] = partial(_shield, ending)
         return DataLoader(data, num_workers=self.workers, pin_memory=torch.cuda.is_available(), **kwargs)
 
 
 def check_shared_memory(cfg: CfgNode, workers: int, processes: int, here: int) -> None:
-    """Refuse loader workers whose batches would not fit into shared memory, of which containers have little.
+    """Check that the workers' batches fit into shared memory, of which containers have little.
 
     Args:
         cfg: the configuration.
-        workers: loader processes of each process.
-        processes: that share an iteration's images.
-        here: of them, those on this machine.
+        workers: loader processes per process.
+        processes: those that share an iteration's images.
+        here: how many of them are on this machine.
 
     Raises:
-        UserError: they would not; with what to do about it.
+        UserError: they do not fit; says what to do about it.
     """
     if not workers or not os.path.isdir(SHARED):
         return
     height, width = cfg.DATASET.CROP_SIZE
     target = target_images(cfg, processes) * (1 if cfg.MODEL.BASELINE else 2 * cfg.TRAIN.GROUP_SIZE)  # clean and noisy
-    # Three bytes of colour, one of label, one of padding per pixel.
+    # Bytes per pixel: three of colour, one of label, one of padding.
     batch = 5 * height * width * (cfg.TRAIN.BATCH_SIZE + target) / processes
     needed, free = workers * here * PREFETCHED * batch, shutil.disk_usage(SHARED).free
     if needed > free:
@@ -202,7 +202,7 @@ def check_shared_memory(cfg: CfgNode, workers: int, processes: int, here: int) -
 
 
 def target_images(cfg: CfgNode, processes: int) -> int:
-    """Target images per iteration: NUM_GROUPS; in the baseline, for the sake of BatchNorm, at least one per process.
+    """Target images per iteration: NUM_GROUPS; in the baseline, for BatchNorm, at least one per process.
 
     (Released code: max(1, NUM_GROUPS // processes) on each process.)
     """
@@ -210,7 +210,7 @@ def target_images(cfg: CfgNode, processes: int) -> int:
 
 
 def ignored(cfg: CfgNode) -> dict[str, list[int]]:
-    """The source lists, with the classes that are not trained on in each."""
+    """The source lists, each with the classes that are not trained on."""
     lists = cfg.TRAIN.TASK
     return dict(zip(lists, cfg.TRAIN.TASK_IGNORE or [[]] * len(lists), strict=True))
 
@@ -221,7 +221,7 @@ def shares(cfg: CfgNode) -> list[int]:
 
 
 def validation_lists(cfg: CfgNode) -> tuple[list[str], list[str], str]:
-    """The lists to validate on, those of them that are not there, and the selecting one ("" = none)."""
+    """The lists to validate on, those that do not exist, and the one that selects snapshots ("" = none)."""
     wanted = list(cfg.VAL.LISTS)
     published = [PUBLISHED[name] for name in cfg.TRAIN.TASK if name in PUBLISHED]
     if not wanted and published:
@@ -254,7 +254,7 @@ class Keys(Sampler):
 
 
 def batches(loader: DataLoader) -> Iterator:
-    """Start the loader's workers; signals that come meanwhile reach them when they know what to do with them."""
+    """Start the loader's workers, with signals blocked until the workers can handle them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         return iter(loader)
@@ -263,10 +263,10 @@ def batches(loader: DataLoader) -> Iterator:
 
 
 def _shield(ending: object, worker: int) -> None:
-    """What to do in a new worker: leave signals to the main process; end where an item cannot be handed on.
+    """Set up a new worker: leave signals to the main process; exit if an item cannot be passed on.
 
-    Ctrl-C, a scheduler or systemd signal all processes of a run, but the main process still needs the workers for the
-    iteration that it finishes. The SIGTERM with which it ends them at its own end must work nevertheless.
+    Ctrl-C, a scheduler or systemd signal all processes of a run, but the main process still needs the workers to finish
+    its iteration. The SIGTERM that it sends them when it exits must still work.
     """
 
     def terminate(number: int, frame: object) -> None:
@@ -277,7 +277,7 @@ def _shield(ending: object, worker: int) -> None:
         print(f"loader worker: {type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
         os._exit(1)
 
-    # Without shared memory left, Python would drop the item, for which the main process would wait forever.
+    # Without shared memory left, Python would drop the item, and the main process would wait for it forever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end)
     signal.set_wakeup_fd(-1)  # the main process's (core/distributed.py)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Image files: reading them upright, what may be wrong with them, what a PNG says of itself."""
+"""Image files: reads them upright, reports what is wrong with them, inspects PNG files."""
 
 import struct
 import warnings
@@ -8,31 +8,31 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (Pillow opens the formats that are imported)
+from PIL import Image, TiffImagePlugin, WebPImagePlugin  # noqa: F401 (Pillow opens formats that are imported)
 
 from core.cli import UserError
 from datasets.labels import IGNORE
 from datasets.lists import Sample
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of the images that are read
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # of images
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
-MAX_PIXELS = 2**28  # 16384 x 16384; more is a mistake or an attack, and would take gigabytes in each loader process
+MAX_PIXELS = 2**28  # 16384 x 16384; more is a mistake or an attack, and would take gigabytes per loader process
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
-# The loader's worker processes are the parallelism: OpenCV's own threads would only compete with them, and a
-# pool of threads does not survive the fork that makes a worker.
+# The loader's workers already run in parallel: OpenCV's own threads would only compete with them, and a thread
+# pool does not survive the fork that creates a worker.
 cv2.setNumThreads(0)
-# What is wrong with a file is said once, by DataError. (The function moved in OpenCV 5.)
+# Only DataError reports what is wrong with a file. (The function moved in OpenCV 5.)
 (cv2.setLogLevel if hasattr(cv2, "setLogLevel") else cv2.utils.logging.setLogLevel)(0)
 warnings.filterwarnings("ignore", module="PIL")
-Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS holds, whoever decodes
+Image.MAX_IMAGE_PIXELS = None  # MAX_PIXELS applies instead
 
 
 class DataError(UserError):
-    """A UserError about one sample; it begins with the path of the file, and a colon.
+    """A UserError about one sample; it starts with the path of the file and a colon.
 
-    All is in the message: of a worker's exception torch hands on no more than that.
+    The message contains everything, since torch passes on nothing else from a worker's exception.
     """
 
     @property
@@ -47,9 +47,9 @@ class DataError(UserError):
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image: uint8 [H, W, 3], RGB, upright, whatever the file's depth and colours.
+    """Read an image of any bit depth and colour type: uint8 [H, W, 3], RGB, upright.
 
-    Transparency is dropped; of an animation or of several pages the first is read.
+    Transparency is dropped; of an animation or several pages, the first is read.
 
     Raises:
         DataError: the file is missing, empty, truncated, damaged, too large or not an image.
@@ -61,13 +61,13 @@ def read_label(path: str | Path, num_classes: int | None = None) -> np.ndarray:
     """Read a single-channel label: uint8 [H, W], train IDs; with `num_classes`, only 0 ... C-1 and 255.
 
     Raises:
-        DataError: as `read_image`; also for a palette, colour or 16-bit file, an ID outside the label set.
+        DataError: as `read_image`; also for a palette, colour or 16-bit file, or an ID outside the label set.
     """
     label = _read(path, cv2.IMREAD_UNCHANGED)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DataError(
-            f"{path}: not a train-ID label, which has one channel of 8 bits and no palette; "
-            "make them with tools/convert_train_ids.py"
+            f"{path}: not a train-ID label, which has one channel, 8 bits and no palette; "
+            "make train IDs with tools/convert_train_ids.py"
         )
     if num_classes is not None and num_classes < IGNORE:
         outside = cv2.inRange(label, num_classes, IGNORE - 1)
@@ -98,7 +98,7 @@ def read_pair(root: str | Path, sample: Sample, num_classes: int | None = None) 
 
 
 def _read(path: str | Path, flags: int) -> np.ndarray:
-    """Read the file once and decode it from memory, which tells a missing file from a damaged one."""
+    """Read the file once and decode it from memory, to distinguish a missing file from a damaged one."""
     try:
         data = Path(path).read_bytes()
     except OSError as error:
@@ -114,30 +114,30 @@ def decode(data: bytes, path: str | Path, flags: int) -> np.ndarray:
     """Decode the content of an image file, upright; uint8 or uint16 [H, W] or [H, W, 3 or 4] as OpenCV's `flags` say.
 
     Raises:
-        DataError: the content is not that of an image of FORMATS, is damaged, or has more than MAX_PIXELS.
+        DataError: the content is not an image of FORMATS, is damaged, or has more than MAX_PIXELS.
     """
     form, (width, height), orientation = _header(data, path)
     if width * height > MAX_PIXELS:
-        raise DataError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS} are read; scale it down, or cut it up")
+        raise DataError(f"{path}: {width}x{height} pixels, at most {MAX_PIXELS} are allowed; scale it down or split it")
     try:
-        # OpenCV finds the orientation in fewer files, and in other ones with each version.
+        # OpenCV finds the orientation in fewer files, and which ones differs between versions.
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
         raise DataError(f"{path}: cannot be decoded ({error.err}); replace it") from error
     if pixels is None:
-        raise DataError(f"{path}: cannot be decoded ({form}): it is damaged, or of a kind that is not read; "
+        raise DataError(f"{path}: cannot be decoded ({form}): it is damaged, or of an unsupported kind; "
                         "replace it, or save it as an 8-bit PNG or JPEG")
     return upright(pixels, orientation)
 
 
 def _header(data: bytes, path: str | Path) -> tuple[str, tuple[int, int], int]:
-    """What a file says of itself before it is decoded: format in words, (width, height), EXIF's orientation.
+    """What a file says about itself before it is decoded: format in words, (width, height), EXIF orientation.
 
     Raises:
-        DataError: a PNG file that is not whole, or not a file of FORMATS.
+        DataError: an incomplete PNG file, or not a file of FORMATS.
     """
     if data.startswith(SIGNATURE):
-        # libpng would complain on stderr in words of its own: it only gets files that are whole.
+        # libpng would print its own errors to stderr: it only gets intact files.
         found, exif = inspect(data)
         if found:
             raise DataError(f"{path}: a PNG file that is {found}; replace it")
@@ -145,26 +145,26 @@ def _header(data: bytes, path: str | Path) -> tuple[str, tuple[int, int], int]:
             return "PNG", struct.unpack_from(">II", data, 16), 1
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            # OpenCV turns TIFF files itself, whatever its flags.
+            # OpenCV rotates TIFF files itself, whatever its flags.
             orientation = 1 if image.format == "TIFF" else _orientation(image)
             return f"{image.format}, mode {image.mode}", image.size, orientation
-    except Exception as error:  # what bytes of any kind let Pillow raise has no bound
+    except Exception as error:  # arbitrary bytes may make Pillow raise anything
         raise DataError(
-            f"{path}: not an image, or a damaged one ({', '.join(FORMATS)} are read); replace it"
+            f"{path}: not an image, or a damaged one (supported: {', '.join(FORMATS)}); replace it"
         ) from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation of an open file, 1 ... 8."""
+    """EXIF orientation of an open file, 1 ... 8."""
     try:
         found = image.getexif().get(0x0112)
-    except Exception:  # EXIF that cannot be understood says nothing, as for other programs
+    except Exception:  # invalid EXIF data is ignored, as by other programs
         return 1
     return int(found) if found in range(1, 9) else 1
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels [H, W, ...] of a file as they are meant to be seen; `orientation` as in EXIF, 1 ... 8."""
+    """Turn the pixels [H, W, ...] of a file upright; `orientation` as in EXIF, 1 ... 8."""
     if orientation > 4:
         pixels = cv2.transpose(pixels)
     axis = (None, 1, -1, 0)[(orientation - 1) % 4]  # of OpenCV's flip: columns, both, rows
@@ -172,7 +172,7 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def inspect(content: bytes) -> tuple[str, bool]:
-    """What is wrong with the chunks of a PNG file's content ("" = nothing), and whether one of them holds EXIF."""
+    """What is wrong with the chunks of a PNG file's content ("" = nothing), and whether one of them is EXIF."""
     start, view, exif = len(SIGNATURE), memoryview(content), False
     if content[12:16] != b"IHDR":
         return "damaged (no header)", exif
@@ -185,7 +185,7 @@ def inspect(content: bytes) -> tuple[str, bool]:
             return "damaged (wrong checksum)", exif
         if name == b"IEND":
             return "", exif
-        # As ImageMagick wrote it before PNG had a chunk for it.
+        # The latter as ImageMagick wrote it before PNG had a chunk for it.
         exif |= name == b"eXIf" or content[start + 8 : start + 29] == b"Raw profile type exif"
         start = end + 4
     return "truncated", exif

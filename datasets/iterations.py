@@ -16,9 +16,9 @@ from datasets.images import DataError
 from datasets.source import ImageBatch, SourceBatch, SourceLists, SourceTraining, UnlabelledTraining
 from datasets.target import TargetBatch, TargetTraining, collate_views
 
-ORDER = 3  # its stream of random numbers; those of the items are in datasets/source.py and target.py
+ORDER = 3  # random stream; those of the items are in datasets/source.py and target.py
 Place = tuple[int, int]  # epoch and iteration, from 0
-TRIES = 20  # of items in a row: where none of them can be used, the disk is gone rather than an image
+TRIES = 20  # items in a row; if none of them can be used, it is the disk that is gone, not an image
 
 
 class Skipped(NamedTuple):
@@ -34,16 +34,16 @@ class Iteration(NamedTuple):
 
     source: SourceBatch | None  # None with TARGET_ONLY
     target: TargetBatch | ImageBatch  # images without views in the baseline
-    skipped: list[Skipped]  # files in whose place others were taken
+    skipped: list[Skipped]  # files that were replaced by others
 
 
 class Schedule(Sampler):
     """The iterations of a run from `start` on, in order.
 
     Args:
-        per_epoch: iterations of an epoch.
-        epochs: epochs of the run.
-        start: where to begin.
+        per_epoch: iterations per epoch.
+        epochs: of the run.
+        start: where to start.
     """
 
     def __init__(self, per_epoch: int, epochs: int, start: Place = (0, 0)) -> None:
@@ -61,9 +61,9 @@ class Iterations(Dataset):
     """A process's share of each iteration, both domains.
 
     An epoch visits the indices of the source list in one shuffled order, source and target alike (released code), and
-    drops incomplete batches; with several source lists it is as long as all of them together. The batch of an iteration
-    is the same whatever the number of processes; process `rank` of `size` takes a contiguous share of its images and,
-    in SAC, of its views.
+    drops incomplete batches; with several source lists it is as long as all of them together. An iteration's batch does
+    not depend on the number of processes; process `rank` of `size` takes a contiguous share of its images and, in SAC,
+    of its views.
 
     Args:
         source: keys (epoch, index); None = no source images (TARGET_ONLY).
@@ -74,7 +74,7 @@ class Iterations(Dataset):
         groups: N, over all processes.
         seed: of the order.
         share: (rank, size).
-        tries: how many items in a row may be replaced by their next ones where a file cannot be used.
+        tries: how many items in a row may be replaced by the next ones if a file cannot be used.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Iterations(Dataset):
         self.source, self.target, self.length, self.seed = source, target, sum(lengths), seed
         self.batch, self.groups, self.share, self.tries = batch, groups, share, tries
         self.per_epoch = min(self.length // batch, self.length // groups)
-        # One list begins anew in each epoch, which drops its last images; several ones go on.
+        # A single list starts over in each epoch, which drops its last images; several lists carry on.
         passes = [self.per_epoch * batch] if len(lengths) == 1 else lengths
         self.mixture = Mixture(lengths, shares, passes, seed)
 
@@ -117,12 +117,12 @@ class Iterations(Dataset):
 
     @property
     def images(self) -> dict[str, int]:
-        """How many images each domain's list has."""
+        """Number of images in each domain's list."""
         parts = {"source": self.source, "target": self.target}
         return {domain: len(data.samples) for domain, data in parts.items() if data is not None}
 
     def files(self, source: Tensor | None, target: Tensor) -> list[str]:
-        """The images of a batch with these `index`, as the lists name them, each once."""
+        """The images of a batch with these indices, as the lists name them, each once."""
         parts = [(self.source, source), (self.target, target)]
         return [data.samples[i].image for data, index in parts if index is not None for i in index.unique().tolist()]
 
@@ -139,10 +139,10 @@ def own_views(groups: int, views: int, share: tuple[int, int]) -> list[tuple[int
 
 
 class Mixture:
-    """The source images of a run in their order, from several lists in exact shares.
+    """The source images of a run in order, from several lists in exact shares.
 
-    Indices count through all lists, one after the other. The lists take `turns`; each goes through its own images in
-    one shuffled pass after the other.
+    Indices run through all lists, one after the other. The lists take `turns`; each goes through its own images in
+    shuffled passes.
 
     Args:
         lengths: of the lists.
@@ -157,7 +157,7 @@ class Mixture:
         self.before = [self.turns[:k].count(number) for k, number in enumerate(self.turns)]
 
     def __call__(self, n: int) -> tuple[range, int, int]:
-        """The n-th image, a function of `n` and the seed alone: indices of its list, the list's pass, its index."""
+        """The n-th image, a function of `n` and the seed only: indices of its list, the list's pass, its index."""
         period, k = divmod(n, len(self.turns))
         number = self.turns[k]
         indices, count = self.lists[number], period * self.turns.count(number) + self.before[k]
@@ -166,9 +166,9 @@ class Mixture:
 
 
 def turns(shares: Sequence[int]) -> list[int]:
-    """The order in which the source lists take turns, by number; after the last begins the first.
+    """The cyclic order in which the source lists take turns, by number.
 
-    Each list has its share exactly, and in every beginning of the run its share rounded up or down: the quota method
+    Each list has exactly its share, and in every prefix of the run its share rounded up or down: the quota method
     of Balinski and Young.
     """
     shares = [share // gcd(*shares) for share in shares]
@@ -182,23 +182,23 @@ def turns(shares: Sequence[int]) -> list[int]:
 
 @lru_cache(maxsize=16)
 def order(seed: int, epoch: int, length: int, number: int = 0) -> np.ndarray:
-    """The order of an epoch, or of a pass through a source list by its number: int64 [length]."""
+    """The order of an epoch, or of a pass through source list `number`: int64 [length]."""
     return np.random.default_rng((seed, ORDER, epoch, *[number] * (number > 0))).permutation(length)
 
 
 def usable(data: Dataset, key: tuple[int, ...], indices: range, tries: int) -> tuple[Any, list[DataError]]:
-    """An item, or the next one that can be used, and what was wrong with those before it.
+    """An item, or the next one that can be used, and the errors of those before it.
 
-    It depends on the key and on the files alone: neither processes nor interruptions matter.
+    It only depends on the key and the files, not on processes or interruptions.
 
     Args:
         data: takes keys (epoch, index, ...).
         key: of the item.
-        indices: those that may be taken instead; after the last comes the first.
+        indices: those that may be taken instead, cyclically.
         tries: how many in a row may fail; 0 = none.
 
     Raises:
-        DataError: of the last that was tried.
+        DataError: of the last one tried.
     """
     epoch, index, *rest = key
     errors: list[DataError] = []
@@ -212,10 +212,10 @@ def usable(data: Dataset, key: tuple[int, ...], indices: range, tries: int) -> t
 
 
 class Usable(Dataset):
-    """`usable` items of a data set, for measuring: nobody counts what was skipped."""
+    """`usable` items of a data set, for measuring: skipped ones are not counted."""
 
     def __init__(self, data: Dataset, indices: range, tries: int) -> None:
-        """Arguments as of `usable`."""
+        """Arguments as for `usable`."""
         self.data, self.indices, self.tries = data, indices, tries
 
     def __getitem__(self, key: tuple[int, ...]) -> Any:

@@ -1,4 +1,4 @@
-"""Label sets: names, colours, and the map from raw IDs, or colours, to train IDs. Cityscapes' is defined here.
+"""Label sets: names, colours, and the map from raw IDs or colours to train IDs. Defines that of Cityscapes.
 
 A train ID is a number 0 ... C-1, the network's output channel; 255 is ignored. Raw IDs are the values in the label
 files of a data set; some data sets have colours instead.
@@ -19,7 +19,7 @@ from core.values import written
 
 IGNORE = 255
 NUMBER = re.compile(r"0|[1-9][0-9]{0,2}")
-BESIDE_MASKS = "classes.yaml"  # in a folder of masks of another label set than Cityscapes'
+BESIDE_MASKS = "classes.yaml"  # in a folder of masks of a label set other than Cityscapes'
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def load(name_or_path: str) -> LabelSet:
 
     Keys of the file: `names`, a list of class names in the order of their train IDs; `colours`, a [red, green, blue]
     for each; `raw_ids` (optional), {raw ID: train ID or name}, or `raw_colours`, {red green blue: train ID or name},
-    without which raw IDs are train IDs; `ignore` (optional), raw IDs to ignore, like all that `raw_ids` does not list.
+    without which raw IDs are train IDs; `ignore` (optional), raw IDs to ignore, like all those not in `raw_ids`.
 
     Raises:
         UserError: the file is missing or not valid YAML, or has unknown keys or wrong values.
@@ -119,14 +119,14 @@ def load(name_or_path: str) -> LabelSet:
 
 
 def say_beside_masks(folder: Path, label_set: LabelSet) -> None:
-    """Write a label set's names and colours into a folder of masks, for `of_masks`; UserError if the disk refuses."""
+    """Write a label set's names and colours, unless Cityscapes', into a folder of masks; UserError if that fails."""
     if label_set is not CITYSCAPES:
         content = {"names": label_set.names, "colours": label_set.colours}
         write_bytes(folder / BESIDE_MASKS, json.dumps(content).encode())  # JSON is YAML
 
 
 def _label_set(name: str, content: Any) -> LabelSet:
-    """From what `read_yaml` gives, all of it text; ValueError with what is wrong."""
+    """From what `read_yaml` returns, all strings; ValueError with what is wrong."""
     allowed = ("names", "colours", "raw_ids", "raw_colours", "ignore")
     if not isinstance(content, dict):
         raise ValueError(f"expected the keys {', '.join(allowed)}")
@@ -145,7 +145,7 @@ def _label_set(name: str, content: Any) -> LabelSet:
     rgb = [tuple(_byte(part, "`colours`") for part in colour) for colour in colours]
     coloured = colour_map(content["raw_colours"], names) if content.get("raw_colours") is not None else {}
     if coloured and content.get("raw_ids") is not None:
-        raise ValueError("`raw_ids` and `raw_colours`: expected one of them")
+        raise ValueError("`raw_ids` and `raw_colours`: expected only one of them")
     raw_to_train = _raw_to_train(content.get("raw_ids"), content.get("ignore"), names)
     mapped = coloured or raw_to_train
     without = set(range(len(names))) - set(mapped.values())
@@ -189,22 +189,22 @@ def colour_map(raw_colours: Any, names: Sequence[str]) -> dict[tuple[int, int, i
 
 
 def _train_id(key: str, raw: str, train: Any, names: Sequence[str]) -> int:
-    """The train ID that a raw one, or a colour, is mapped to by number or by name."""
+    """The train ID that a raw ID or colour is mapped to, by number or by name."""
     if _is_byte(train) and (int(train) < len(names) or int(train) == IGNORE):
         return int(train)
     if train in names:
         return list(names).index(train)
     allowed = f"train IDs are 0 to {len(names) - 1}, or 255 for ignored"
-    raise ValueError(f"`{key}` maps {raw} to {written(train)}, no class's name; {allowed}")
+    raise ValueError(f"`{key}` maps {raw} to {written(train)}, which is not a class; {allowed}")
 
 
 def _is_byte(text: Any) -> bool:
-    """Whether it is a number from 0 to 255, written as one."""
+    """Whether it is the text of a number from 0 to 255."""
     return isinstance(text, str) and NUMBER.fullmatch(text) is not None and int(text) <= 255
 
 
 def _byte(text: Any, key: str) -> int:
-    """A number from 0 to 255 that is written as one; ValueError naming the key it stands in."""
+    """Parse a number from 0 to 255; the ValueError names its key."""
     if not _is_byte(text):
         raise ValueError(f"{key} holds {'nothing' if text is None else text}, expected numbers from 0 to 255")
     return int(text)

@@ -1,4 +1,4 @@
-"""List files: one sample a line, `image` or `image label`, relative to the data's root; masks' names."""
+"""List files, one sample per line: `image` or `image label`, relative to the data root; names of masks."""
 
 import gc
 import os
@@ -27,7 +27,7 @@ def find(name: str, root: str) -> Path:
     """The list file that `name` means: ROOT/NAME.txt, else data/NAME.txt, else NAME as a path.
 
     Raises:
-        UserError: there is none of them.
+        UserError: none of them exists.
     """
     candidates = [os.path.join(root, f"{name}.txt"), os.path.join("data", f"{name}.txt"), name]
     for candidate in candidates:
@@ -37,22 +37,22 @@ def find(name: str, root: str) -> Path:
 
 
 def read(name: str, root: str, labels: bool = False) -> list[Sample]:
-    """Samples of a list, in its order; the files that it names are not looked for.
+    """Samples of a list, in order; the files that it names need not exist.
 
     Columns are separated by blanks, leading slashes are dropped, empty lines and lines that start with # are
-    skipped; a byte-order mark and Windows line ends do no harm.
+    skipped; a byte-order mark and Windows line endings do no harm.
 
     Args:
         name: of the list, or its path (see `find`).
-        root: folder that the list's paths start from.
+        root: folder that the list's paths are relative to.
         labels: every sample must have a label.
 
     Raises:
-        UserError: naming file and line: no such list, nothing in it, more than two columns, no UTF-8, a path
-            that leaves the root, a label missing.
+        UserError: the list does not exist, is empty or is not UTF-8, or has more than two columns, a path that
+            leaves the root or a missing label; names file and line.
     """
     path = find(name, root)
-    # A million samples hold no cycle; Python's search for some would take as long as all the rest.
+    # Samples contain no cycles; for a million of them, garbage collection would take as long as all the rest.
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -74,7 +74,7 @@ def _samples(file: IO[bytes], path: Path, labels: bool) -> list[Sample]:
     for number, line in enumerate(iter(partial(file.readline, MAX_LINE_BYTES), b""), 1):
         if number == 1:
             line = line.removeprefix(BYTE_ORDER_MARK)
-        # Split as bytes: blanks are ASCII's, a no-break space belongs to a name.
+        # Split as bytes: only ASCII blanks separate, a no-break space is part of a name.
         columns = line.split()
         if not columns or columns[0].startswith(b"#"):
             continue
@@ -88,13 +88,13 @@ def _samples(file: IO[bytes], path: Path, labels: bool) -> list[Sample]:
 
 
 def _sample(columns: list[bytes], line: bytes) -> Sample:
-    """The sample of a line that was split; ValueError if it is none."""
+    """The sample of a split line; ValueError if it is not one."""
     if not 1 <= len(columns) <= 2 or len(line) >= MAX_LINE_BYTES:
         raise ValueError("expected `image` or `image label`, separated by blanks (paths without blanks)")
     if b"\0" in line:
         raise ValueError("a zero byte; is this a list?")
     if b".." in line and any(b".." in column.split(b"/") for column in columns):
-        raise ValueError("a path with '..' leaves the data's root; list paths start from there")
+        raise ValueError("a path with '..' leaves the data root, which paths in lists are relative to")
     try:
         image, label = columns[0].decode().lstrip("/"), columns[-1].decode().lstrip("/")
     except UnicodeDecodeError:
@@ -105,10 +105,10 @@ def _sample(columns: list[bytes], line: bytes) -> Sample:
 
 
 def write(path: str | Path, samples: Iterable[Sample]) -> None:
-    """Write a list that `read` reads back as it is.
+    """Write a list that `read` reads back exactly.
 
     Raises:
-        UserError: a path that a list cannot hold (blanks, '..'), or the disk refuses.
+        UserError: a path that a list cannot hold (blanks, '..'), or writing fails.
     """
     write_bytes(path, text(samples).encode())
 
@@ -140,7 +140,7 @@ def exists(name: str, root: str) -> bool:
 def mask_name(image: str, renamed: bool = True, folders: int = 0) -> str:
     """File name of an image's mask: base name, `_leftImg8bit` -> `_gtFine_labelIds` if `renamed`, .png.
 
-    The names of so many of the image's `folders` go before it.
+    It is prefixed with the names of the image's innermost `folders` folders.
     """
     *above, stem = posixpath.normpath(image).split("/")
     if "." in stem:
@@ -150,10 +150,10 @@ def mask_name(image: str, renamed: bool = True, folders: int = 0) -> str:
 
 
 def mask_names(samples: Iterable[Sample], renamed: bool = True, with_folders: bool = True) -> list[str]:
-    """`mask_name` of every sample, in their order, with as many folders as it takes for all to differ.
+    """`mask_name` of every sample, in order, with as many folders as it takes to make all names different.
 
     Raises:
-        UserError: two images would have the same mask, or the same on some file system (see `clash`), even then; it
+        UserError: two images would still have the same mask, or the same on some file system (see `clash`); it
             names them.
     """
     images = [sample.image for sample in samples]
@@ -167,14 +167,14 @@ def mask_names(samples: Iterable[Sample], renamed: bool = True, with_folders: bo
         pair = clash(names)
     if pair is not None:
         (one, other), (mask, twin) = ([column[i] for i in first] for column in (images, plain))
-        both = f"the mask {mask}" if mask == twin else f"masks, {mask} and {twin}, that some file systems take for one"
-        advice = "" if with_folders else ", or infer by a list (--infer-list): its masks are named by folder, too"
+        both = f"the mask {mask}" if mask == twin else f"masks, {mask} and {twin}, which some file systems take for one"
+        advice = "" if with_folders else ", or use a list (--infer-list), whose masks are named by folder, too"
         raise UserError(f"{one} and {other}: both have {both}; rename one of the images{advice}")
     return names
 
 
 def clash(names: Sequence[str]) -> tuple[int, int] | None:
-    """Positions of the first two names that some file system takes for one: but for case and Unicode form, equal."""
+    """Positions of the first two names that are the same on some file system: up to case and Unicode form."""
     first: dict[str, int] = {}
     for i, name in enumerate(names):
         same = unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

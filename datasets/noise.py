@@ -13,7 +13,7 @@ import numpy as np
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R 601-2, RGB
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)  # as torchvision's ColorJitter numbers them
 
-# Pillow truncates where OpenCV rounds; slightly less than one half, so that whole numbers stay the same.
+# Pillow truncates where OpenCV rounds; slightly less than one half, so that whole numbers do not change.
 TRUNCATE = -0.499
 
 
@@ -68,8 +68,8 @@ def add_noise(image: np.ndarray, noise: Noise, out: np.ndarray) -> None:
 
 
 def blur(image: np.ndarray, radius: float, out: np.ndarray | None = None) -> np.ndarray:
-    """Blur uint8 [H, W, 3] with a Gaussian of this standard deviation in pixels; the border is replicated."""
-    # OpenCV's default kernels for bytes extend to 3 deviations: slower, and no closer to Pillow's.
+    """Blur uint8 [H, W, 3] with a Gaussian of standard deviation `radius` in pixels; the border is replicated."""
+    # OpenCV's default kernels for bytes extend to 3 standard deviations: slower, and no closer to Pillow's.
     side = 2 * ceil(2.5 * radius) + 1
     return cv2.GaussianBlur(image, (side, side), radius, dst=out, borderType=cv2.BORDER_REPLICATE)
 

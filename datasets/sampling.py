@@ -24,7 +24,7 @@ Weights = dict[str, dict[int, float]]
 
 
 def save_weights(weights: Mapping[str, Mapping[int, float]], path: str | Path) -> None:
-    """Write a weights file of plain numbers, whole or not at all; UserError if the disk refuses."""
+    """Write a weights file of plain numbers, atomically; UserError if that fails."""
     atomic_write(path, partial(write_weights, weights))
 
 
@@ -56,7 +56,7 @@ def load_weights(path: str | Path) -> Weights:
         raise UserError(f"{path} is not {{file name: {{class: fraction}}}}; {advice}")
     if not np.all((shares >= 0) & (shares <= 1)):
         name = next(n for n, row in weights.items() if not all(0 <= share <= 1 for share in row.values()))
-        raise UserError(f"{path}: {name} has a fraction that is not from 0 to 1; {advice}")
+        raise UserError(f"{path}: {name} has a fraction that is not between 0 and 1; {advice}")
     return weights
 
 
@@ -64,14 +64,14 @@ def cumulative_tables(
     weights: Mapping[str, Mapping[int, float]] | None, names: Sequence[str], num_classes: int, uniform_prior: float,
     ignore: Collection[int] = (),
 ) -> np.ndarray:
-    """Cumulative probability of the images, for each class.
+    """Cumulative probabilities of the images, for each class.
 
-    An image's probability for a class is u/M + (1-u)·fraction. A class of `ignore`, and one that no image has
-    (the released code stops there, quirk B11), is uniform: 1/M.
+    An image's probability for a class is u/M + (1-u)·fraction. Classes in `ignore`, and those that no image has
+    (the released code stops there, quirk B11), are uniform: 1/M.
 
     Args:
         weights: of the images' masks; None = every class is uniform.
-        names: the M images' mask names, in the list's order.
+        names: the M images' mask names, in list order.
         num_classes: C.
         uniform_prior: u, 0 to 1.
         ignore: classes to be uniform.
@@ -80,7 +80,7 @@ def cumulative_tables(
         float64 [C,M]; a row's last entry is 1 up to rounding.
 
     Raises:
-        UserError: the weights are of other images or classes, or a class's fractions do not add up to 1.
+        UserError: the weights are for other images or classes, or a class's fractions do not add up to 1.
     """
     shares = np.zeros((num_classes, len(names)))  # [C,M]
     if weights is not None:
@@ -88,7 +88,7 @@ def cumulative_tables(
         rows = [weights[name] for name in names]
         classes = np.fromiter(chain.from_iterable(rows), np.int64)
         if classes.size and not 0 <= classes.min() <= classes.max() < num_classes:
-            raise UserError(f"the weights file has a class {classes.max()}, the label set only {num_classes}")
+            raise UserError(f"the weights file has class {classes.max()}, but the label set only {num_classes} classes")
         images = np.repeat(np.arange(len(rows)), np.fromiter(map(len, rows), np.int64, len(rows)))
         values = np.fromiter(chain.from_iterable(row.values() for row in rows), np.float64, classes.size)
         shares[classes, images] = values
@@ -114,19 +114,19 @@ def _check_names(weights: Mapping[str, Any], names: Sequence[str]) -> None:
     if missing and alike.keys() == set(missing):
         found = alike[missing[0]]
         raise UserError(
-            f"the weights are of the target list's images, but name {found} what training names {missing[0]}; compute "
+            f"the weights are for the target list's images, but call {found} what training calls {missing[0]}; compute "
             "them again from the folder of their masks: python tools/compute_image_weights.py --labels MASKS --ext "
             f"'*{Path(found).suffix}' --out WEIGHTS --force"
         )
     if missing or extra:
         found = [f"{len(missing)} images of the list have none (first: {missing[0]})"] if missing else []
-        found += [f"{len(extra)} are of other images (such as {min(extra)})"] if extra else []
+        found += [f"{len(extra)} are for other images (such as {min(extra)})"] if extra else []
         advice = "compute them from masks of this list (tools/compute_image_weights.py)"
-        raise UserError(f"the weights are not of the target list: {'; '.join(found)}; {advice}")
+        raise UserError(f"the weights are not for the target list: {'; '.join(found)}; {advice}")
 
 
 def draw_image(tables: np.ndarray, index: int, u: float) -> int:
-    """Image for item `index` of the target set: class index % C, then by the class's probabilities; O(log M).
+    """The image for item `index` of the target set, by the probabilities of class index % C; O(log M).
 
     Args:
         tables: cumulative probabilities, float64 [C,M].

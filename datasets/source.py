@@ -29,11 +29,11 @@ from datasets.transforms import (
     whole,
 )
 
-SOURCE, UNLABELLED = 0, 1  # the streams of random numbers; the target's views have one of their own
+SOURCE, UNLABELLED = 0, 1  # random streams; the target's views have their own
 
 
 class SourceBatch(NamedTuple):
-    """Labelled images; a single one, before it is collated, has no dimension B."""
+    """Labelled images; a single one, before collation, has no dimension B."""
 
     image: Tensor  # uint8 [B,H,W,3]
     label: Tensor  # uint8 [B,H,W], train IDs, 255 = ignored, padding too
@@ -42,7 +42,7 @@ class SourceBatch(NamedTuple):
 
 
 class ImageBatch(NamedTuple):
-    """Images without labels; a single one, before it is collated, has no dimension B."""
+    """Images without labels; a single one, before collation, has no dimension B."""
 
     image: Tensor  # uint8 [B,H,W,3]
     padding: Tensor  # bool [B,H,W]
@@ -61,7 +61,7 @@ class SourceParams(NamedTuple):
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What source images go through (docs/method.md section 6); the values are those of the configuration."""
+    """How source images are augmented (docs/method.md section 6), with the configuration keys."""
 
     crop_size: Size  # CROP_SIZE
     scale: tuple[float, float] = (1.0, 1.0)  # SCALE_FROM, SCALE_TO
@@ -82,10 +82,10 @@ class Augmentation:
         )
 
     def apply(self, frame: Frame, params: SourceParams) -> Frame:
-        """Scale, blur, flip, jitter, crop: a frame of the crop's size.
+        """Scale, blur, flip, jitter and crop: a frame of the crop's size.
 
         Flip and jitter come after the crop, with the same result on fewer pixels: the window is mirrored, and
-        contrast keeps the mean grey of the whole scaled image, for which a sixteenth of its pixels is enough.
+        contrast uses the mean grey of the whole scaled image, from a sixteenth of its pixels.
         """
         frame = resize(frame, params.size)
         if params.blur:
@@ -105,16 +105,16 @@ class Augmentation:
 
 
 class SourceTraining(Dataset):
-    """Labelled images, augmented; the item depends on the seed and the key, (epoch, index), alone.
+    """Labelled images, augmented; an item depends only on the seed and the key, (epoch, index).
 
     Args:
         samples: the images.
-        root: folder that their paths start from.
-        augmentation: what they go through.
+        root: folder that their paths are relative to.
+        augmentation: of the images.
         num_classes: to check labels.
-        game_size: to resize all images to first; None leaves them as they are.
+        game_size: size that all images are first resized to; None leaves them as they are.
         seed: of the run.
-        ignored: classes that are not trained on here: 255 in the labels.
+        ignored: classes not to train on: 255 in the labels.
         first: index of the first image.
     """
 
@@ -142,7 +142,7 @@ class SourceTraining(Dataset):
 
 
 class SourceLists(Dataset):
-    """Several source lists, whose indices go on from one to the next."""
+    """Several source lists, with consecutive indices."""
 
     def __init__(self, parts: Sequence[SourceTraining]) -> None:
         self.parts, self.firsts = parts, [part.first for part in parts]
@@ -156,7 +156,7 @@ class SourceLists(Dataset):
 
 
 class UnlabelledTraining(Dataset):
-    """Target images of the baseline (section 3), augmented as the source's: index i gives image i mod M."""
+    """Target images of the baseline (section 3), augmented like the source's: index i is image i mod M."""
 
     def __init__(self, samples: Sequence[Sample], root: str | Path, augmentation: Augmentation, seed: int = 0) -> None:
         self.samples, self.root, self.augmentation, self.seed = samples, root, augmentation, seed
@@ -174,7 +174,7 @@ class UnlabelledTraining(Dataset):
 
 
 class Validation(Dataset):
-    """Labelled images, never augmented: the centre crop (VAL_CROP) or all of it, resized to CROP_SIZE."""
+    """Labelled images, not augmented: the centre crop (VAL_CROP) or the whole image, resized to CROP_SIZE."""
 
     def __init__(
         self, samples: Sequence[Sample], root: str | Path, *, crop_size: Size, crop: bool = True,
@@ -215,7 +215,7 @@ def read_frame(root: str | Path, sample: Sample, num_classes: int | None, game_s
 
 
 def as_tensor(array: np.ndarray) -> Tensor:
-    """A tensor of an array, sharing its memory where that is in one piece."""
+    """A tensor of an array; shares its memory if contiguous."""
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -1,4 +1,4 @@
-"""Target images for SAC: from an item's number, by importance sampling, to the T views of an image."""
+"""Target images for SAC: the T views of an image drawn by importance sampling."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from datasets.noise import Noise, add_noise, draw_noise
 from datasets.transforms import Frame, Size, whole
 from datasets.views import SharedParams, ViewParams, affine, apply_shared, apply_view, draw_shared, draw_views
 
-TARGET = 2  # the stream of random numbers; those of single images are in datasets/source.py
+TARGET = 2  # random stream; those of single images are in datasets/source.py
 Part = tuple[int, int, int, int]  # epoch, index, first view, last view (not included)
 
 
 class TargetBatch(NamedTuple):
-    """Views of one image, or those of several images one after the other. It holds no label."""
+    """Views of one image, or of several images one after the other; without labels."""
 
     noisy: Tensor  # x̂, uint8 [t,H,W,3]: the student's
     clean: Tensor  # x, uint8 [t,H,W,3]: the teacher's
@@ -43,7 +43,7 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True)
 class ViewPolicy:
-    """What is drawn for the views of a target image (docs/method.md section 5); the keys are the configuration's."""
+    """How the views of a target image are drawn (docs/method.md section 5), with the configuration keys."""
 
     crop_size: Size  # CROP_SIZE
     views: int  # T, GROUP_SIZE
@@ -68,14 +68,14 @@ class ViewPolicy:
 class TargetTraining(Dataset):
     """Views of target images; a key (epoch, index, first, last) asks for views first ... last-1 of the T.
 
-    All of an item's parameters are drawn, whichever views are asked for: they depend on the seed, the epoch
-    and the index alone, and processes that share an image see the same ones.
+    All of an item's parameters are drawn, whichever views are requested: they depend only on the seed, the
+    epoch and the index, so processes that share an image draw the same ones.
 
     Args:
         samples: the M target images.
-        root: folder that their paths start from.
+        root: folder that their paths are relative to.
         tables: float64 [C,M] from sampling.cumulative_tables.
-        policy: what is drawn.
+        policy: how views are drawn.
         seed: of the run.
     """
 
@@ -100,7 +100,7 @@ class TargetTraining(Dataset):
 
 
 class TargetViewsLabelled(Dataset):
-    """The views of a TargetTraining with the label of each, uint8 [t,H,W], 255 in padding too: for measuring only."""
+    """The views of a TargetTraining with their labels, uint8 [t,H,W], 255 in padding too: only for measuring."""
 
     def __init__(self, training: TargetTraining) -> None:
         self.training = training
@@ -118,14 +118,14 @@ class TargetViewsLabelled(Dataset):
 
 
 def make_views(frame: Frame, draw: Draw, first: int, last: int) -> tuple[TargetBatch, np.ndarray | None]:
-    """Views `first` ... `last`-1 of an image as it was read, and their labels (None if it has none).
+    """Views `first` ... `last`-1 of an image as read from its file, and their labels (None if it has none).
 
-    What the views share is done once.
+    What the views share is only done once.
     """
     reference = apply_shared(frame, draw.shared)
     height, width = reference.size
     count = last - first
-    # Each view goes to its place at once: asking for memory and returning it would cost as much as a resize.
+    # Write each view to its place directly: allocating and freeing memory would cost as much as a resize.
     clean = np.empty((count, height, width, 3), np.uint8)
     noisy = np.empty_like(clean)
     padding = np.empty((count, height, width), bool)

@@ -19,7 +19,7 @@ Size = tuple[int, int]  # (height, width)
 
 
 class Frame(NamedTuple):
-    """An image, with the label and padding mask that move along with it."""
+    """An image with its label and padding mask."""
 
     image: np.ndarray  # uint8 [H, W, 3], RGB
     label: np.ndarray | None  # uint8 [H, W], train IDs, 255 = ignored; None = no label
@@ -106,7 +106,7 @@ def normalise(image: Tensor, padding: Tensor | None, mean: Sequence, std: Sequen
     Args:
         image: uint8 [B, H, W, 3].
         padding: bool [B, H, W], or None if there is no padding.
-        mean: [3] per channel, in 0..1; or [B][3], for each image its own.
+        mean: [3] per channel, in 0..1; or [B][3], one for each image.
         std: likewise.
 
     Returns:

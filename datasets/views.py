@@ -40,7 +40,7 @@ def draw_shared(
 
 
 def apply_shared(frame: Frame, params: SharedParams) -> Frame:
-    """Steps 1 to 3: the reference frame, of the crop's size, of an image as read from its file."""
+    """Steps 1 to 3: from an image as read from its file to the reference frame, of the crop's size."""
     frame = resize(resize(frame, params.window[2:]), params.size)
     frame = crop(frame, params.window)
     return flip(frame) if params.flip else frame
@@ -58,8 +58,8 @@ def draw_views(
 
 
 def _draw_zoom(rng: np.random.Generator, flip_: int, size: Size, zoom: tuple[float, float]) -> ViewParams:
-    """Draw s ~ U(zoom), and the position of the crop or of the image in its padding; equal ends mean no zoom."""
-    if zoom[0] == zoom[1]:  # released code: whatever they are equal to
+    """Draw s ~ U(zoom), and the position of the crop or of the image in its padding; equal bounds mean no zoom."""
+    if zoom[0] == zoom[1]:  # released code: whatever their value
         return ViewParams(flip_)
     scale = rng.uniform(*zoom)
     offsets = []

@@ -2,7 +2,7 @@
 
 N images, T views of each (the paper writes N for the crops of an image and T for the teacher's period), C classes,
 H x W the crop, h x w the logits at stride 8; m the teacher's probabilities, χ (`chi`) the class prior, θ (`theta`) the
-thresholds, β (`beta`), ζ (`zeta`), λ (`focal_p`) as in the paper. Labels are of any integer type, 255 = ignored.
+thresholds, β (`beta`), ζ (`zeta`), λ (`focal_p`) as in the paper. Labels have any integer type, 255 = ignored.
 """
 
 import torch
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 IGNORE = 255
 POOLS, LOSSES = ("avg_pool", "minentropy_pool"), ("focal_ce", "focal_ce_conf", "focal_ce_conf_batch")
-MIN_SUM, MIN_MASS = 1e-3, 0.1  # summed probabilities: clamped at the one before dividing; below the other, unseen
-EMPTY_ENTROPY = 1e5  # of a view that does not see the pixel: never the smallest where another view sees it
+MIN_SUM, MIN_MASS = 1e-3, 0.1  # for summed probabilities: clamp before dividing; a pixel is unseen below
+EMPTY_ENTROPY = 1e5  # of a view that does not see the pixel: larger than of any view that does
 
 
 def upsample(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -27,20 +27,20 @@ def classes(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def source_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """L_s (sections 3 and 4.1): mean cross-entropy of [n,C,h,w], upsampled here, and [n,H,W]; ignored pixels give 0."""
+    """L_s (sections 3 and 4.1): mean cross-entropy of [n,C,h,w], upsampled here, and [n,H,W]; ignored pixels are 0."""
     picture = upsample(logits, label.shape[1:])  # [n,C,H,W]
     return F.cross_entropy(picture, label.long(), ignore_index=IGNORE, reduction="none").mean()
 
 
 def class_prior(m: Tensor) -> Tensor:
-    """χ', how much of these views each class covers (section 4.6): mean over m [n,C,H,W] -> [C]."""
+    """χ', the share of each class in these views (section 4.6): mean over m [n,C,H,W] -> [C]."""
     return m.mean(dim=(0, 2, 3))
 
 
 def update_prior(chi: Tensor, chi_now: Tensor, gamma: float, beta: float) -> Tensor:
     """χ <- γ_χ χ + (1-γ_χ) χ' (section 4.6): `chi` χ [C] so far, `chi_now` χ' [C] over all processes, `gamma` γ_χ.
 
-    A class that is still exactly at β, where χ starts, and occurs (χ' > 1e-8) jumps to χ' first.
+    A class that occurs (χ' > 1e-8) and is still exactly at β, where χ starts, is set to χ' first.
     """
     untouched = (chi == torch.full_like(chi, beta)) & (chi_now > 1e-8)
     return gamma * torch.where(untouched, chi_now, chi) + (1 - gamma) * chi_now
@@ -57,7 +57,7 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
 
     Args:
         m: the teacher's probabilities [T,C,H,W].
-        padding: bool [T,H,W], True where the view shows nothing.
+        padding: bool [T,H,W], True outside the image.
         A: [T,2,3], reference coordinates -> view.
         A_inv: [T,2,3], view coordinates -> reference.
         pool: "avg_pool" (mean of the views) or "minentropy_pool" (the most certain view).
@@ -65,7 +65,7 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
     Returns:
         m̄ [T,C,H,W], 0 where no view sees the pixel.
     """
-    # Released code: v lies in the view's frame, yet it multiplies in the reference's. The published numbers contain it.
+    # Released code: v is in the view's frame, but multiplies in the reference frame. The published numbers include it.
     v = warp(torch.ones_like(m[:, :1]), A_inv)  # [T,1,H,W]
     x = warp(m.masked_fill(padding[:, None], 0), A) * v  # [T,C,H,W]
     mass = x.sum(dim=1, keepdim=True)  # [T,1,H,W]
@@ -81,7 +81,7 @@ def fuse_views(m: Tensor, padding: Tensor, A: Tensor, A_inv: Tensor, pool: str =
 
 
 def confidence(m: Tensor) -> tuple[Tensor, Tensor]:
-    """m̄* and c* (section 4.8): maximum over the classes of m̄ [n,C,H,W] and the first class that has it, uint8."""
+    """m̄* and c* (section 4.8): maximum over the classes of m̄ [n,C,H,W] and the first class that attains it, uint8."""
     best, label = m.max(dim=1)  # [n,H,W]
     return best, label.to(torch.uint8)
 
@@ -99,11 +99,11 @@ def thresholds(best: Tensor, label: Tensor, d: Tensor, zeta: float, floor: float
         label: c* [n,H,W].
         d: the discount d_c [C]; ones for none.
         zeta: ζ, RUN_CONF_UPPER.
-        floor: RUN_CONF_LOWER; also of a class that no pixel has.
+        floor: RUN_CONF_LOWER; also the threshold of absent classes.
     """
     none = best.new_zeros(len(best), len(d))
     highest = none.scatter_reduce(1, label.flatten(1).long(), best.flatten(1), "amax")  # [n,C]
-    # The published arithmetic multiplies by ζ first, and a strict comparison follows.
+    # As published, multiply by ζ first: rounding matters, since a strict comparison follows.
     return (highest * zeta * d).clamp(min=floor)
 
 
@@ -125,12 +125,12 @@ def pixel_weight(best: Tensor, loss: str) -> Tensor | None:
 
 
 def focal_loss(logits: Tensor, label: Tensor, chi: Tensor, focal_p: float, weight: Tensor | None = None) -> Tensor:
-    """L_t (section 4.9): the mean over all pixels of w · (1-χ_{c*})^λ · CE; ignored pixels count in the mean with 0.
+    """L_t (section 4.9): the mean over all pixels of w · (1-χ_{c*})^λ · CE; ignored pixels count as 0.
 
     Args:
         logits: the student's [n,C,h,w], upsampled to the label's size here.
         label: [n,H,W].
-        chi: χ [C], clamped at 0 from below.
+        chi: χ [C]; negative values count as 0.
         focal_p: λ >= 0.
         weight: w [n,H,W] or [1,H,W]; None for 1.
     """

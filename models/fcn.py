@@ -13,16 +13,16 @@ HIDDEN = 4096
 
 @torch.compiler.disable
 def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float | np.ndarray) -> Tensor:
-    """Which channels Dropout2d keeps in each image, as a function of that image's seed alone.
+    """Which channels Dropout2d keeps in each image, a function of that image's seed only.
 
-    So neither the batch, nor the micro-batch, nor the process in which an image sits matters. NumPy draws,
-    since it spreads all 64 bits of a seed; torch's CPU generator looks at the lower 32 only.
+    They do not depend on an image's batch, micro-batch or process. NumPy draws them, since it uses all 64 bits
+    of a seed; torch's CPU generator only uses the lower 32.
 
     Args:
-        seeds: int64 [B], best on the CPU (elsewhere they are waited for).
-        layers: the number of masks for each image.
-        channels: the number of channels of every mask.
-        rate: the probability in [0, 1) of dropping a channel; one for all masks, or [layers,1,1].
+        seeds: int64 [B], preferably on the CPU (elsewhere, this waits for them).
+        layers: number of masks per image.
+        channels: number of channels per mask.
+        rate: probability in [0, 1) of dropping a channel; one for all masks, or [layers,1,1].
 
     Returns:
         bool [layers,B,channels,1,1] on the CPU, True = kept.
@@ -43,7 +43,7 @@ class FCN8s(nn.Module):
         features = vgg16_bn_features()
         # Slices of a Sequential keep the names of their layers: block2.24, ...
         self.block1, self.block2, self.block3 = features[:24], features[24:34], features[34:]
-        # Dropout is in `_head`, for its masks come from the seeds; Identity holds its place in the numbering.
+        # Dropout is in `_head`, since its masks come from the seeds; Identity keeps its place in the numbering.
         self.vgg_head = nn.Sequential(
             nn.Conv2d(512, HIDDEN, 7, padding=3),
             nn.BatchNorm2d(HIDDEN),
@@ -65,14 +65,14 @@ class FCN8s(nn.Module):
 
         Args:
             x: normalised images, float32 [B,3,H,W], H and W multiples of 32.
-            seeds: int64 [B], the seed of each image's dropout masks; None turns dropout off. The module's own
-                training mode says nothing of dropout, for SAC trains with BatchNorm in evaluation mode.
+            seeds: int64 [B], the seed of each image's dropout masks; None turns dropout off. The training mode
+                does not affect dropout, since SAC trains with BatchNorm in evaluation mode.
 
         Returns:
             logits [B,C,H/8,W/8].
 
         Raises:
-            ValueError: a side is not a multiple of 32, or there is not one seed for each image.
+            ValueError: a side is not a multiple of 32, or there is not one seed per image.
         """
         if x.shape[2] % self.multiple_of or x.shape[3] % self.multiple_of:
             raise ValueError(f"FCN-8s needs sides divisible by 32, got {x.shape[2]}x{x.shape[3]}")
@@ -83,11 +83,11 @@ class FCN8s(nn.Module):
         return self.score_pool3(pool3) + _double(logits)  # [B,C,H/8,W/8]
 
     def _head(self, x: Tensor, seeds: Tensor | None) -> Tensor:
-        """pool5 [B,512,h,w] to scores [B,C,h,w], with dropout where seeds [B] are given."""
+        """pool5 [B,512,h,w] to scores [B,C,h,w], with dropout if seeds [B] are given."""
         if seeds is None:
             return self.vgg_head(x)
         if seeds.shape != x.shape[:1]:
-            raise ValueError(f"{len(x)} images need as many seeds, got {list(seeds.shape)}")
+            raise ValueError(f"expected one seed for each of {len(x)} images, got {list(seeds.shape)}")
         masks = iter(dropout_masks(seeds, 2, HIDDEN, DROPOUT))
         for layer in self.vgg_head:
             if isinstance(layer, nn.Identity):
@@ -101,7 +101,7 @@ class FCN8s(nn.Module):
         return [self.vgg_head, self.score_pool4, self.score_pool3]
 
     def imagenet_tensors(self) -> dict[str, Tensor]:
-        """The body's weights and statistics by the names that they have in torchvision's file."""
+        """The body's weights and statistics, by their names in torchvision's file."""
         blocks = (self.block1, self.block2, self.block3)
         return {f"features.{name}": tensor for block in blocks for name, tensor in block.state_dict().items()}
 

@@ -1,6 +1,6 @@
-"""Resizing as a product with a matrix, along one side: its gradient has a fixed order on every device.
+"""Resizing along one side as a matrix product, whose gradient is deterministic on every device.
 
-Torch's own resizing has none on CUDA for most modes, and TRAIN.DETERMINISTIC refuses it there.
+Torch's own resizing is not deterministic on CUDA for most modes, and TRAIN.DETERMINISTIC rejects it there.
 """
 
 import torch
@@ -8,24 +8,24 @@ from torch import Tensor
 
 
 def stride_8(side: int, stride: int, n: int, device: torch.device) -> Tensor:
-    """What brings a row of n features at `stride` to the logits of a side of so many pixels: [side//8+1,n].
+    """The matrix [side//8+1,n] from a row of n features at `stride` to the logits of a side of `side` pixels.
 
-    The first logit lies on the first pixel's centre and the last on the last one's, evenly between: where the
-    upsampling with `align_corners=True` expects them. Feature k stands for the centre of its `stride` pixels.
+    The logits are spaced evenly from the first pixel's centre to the last one's, where upsampling with
+    `align_corners=True` expects them. Feature k is at the centre of its `stride` pixels.
     """
     pixels = torch.arange(side // 8 + 1, device=device) * ((side - 1) / (side // 8))
     return linear((pixels + 0.5) / stride - 0.5, n)
 
 
 def linear(positions: Tensor, n: int) -> Tensor:
-    """What interpolates a row of n values linearly at `positions` [m], clamped to 0 ... n-1: [m,n]."""
+    """The matrix [m,n] that interpolates a row of n values linearly at `positions` [m], clamped to 0 ... n-1."""
     cells = torch.arange(n, device=positions.device)
     positions = positions.clamp(min=0).minimum(cells[-1])
     return (1 - (positions[:, None] - cells).abs()).clamp(min=0)
 
 
 def bicubic(m: int, n: int, device: torch.device) -> Tensor:
-    """What resizes a row of n values to m as `F.interpolate` does, bicubic and antialiased: [m,n]."""
+    """The matrix [m,n] that resizes a row of n values to m like `F.interpolate`, bicubic and antialiased."""
     ratio = torch.as_tensor(n / m, device=device)
     centres = (torch.arange(m, device=device) + 0.5) * ratio - 0.5
     t = (centres[:, None] - torch.arange(n, device=device)).abs() / ratio.clamp(min=1)

@@ -25,7 +25,7 @@ class SAC(nn.Module):
         self.register_buffer("slow_init", torch.zeros(1))
 
     def train(self, mode: bool = True) -> "SAC":
-        """Training mode is the student's alone, and not that of its BatchNorm, whose statistics are frozen (4.1)."""
+        """Training mode only affects the student, except for its BatchNorm, whose statistics are frozen (4.1)."""
         super().train(mode)
         self.slow_net.eval()
         freeze_batchnorm(self.backbone)
@@ -59,7 +59,7 @@ class SAC(nn.Module):
         self.running_conf.copy_(consistency.update_prior(self.running_conf, chi_now, gamma, beta))
 
     def averaged(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Pairs (teacher's tensor, student's tensor) of everything that the teacher averages."""
+        """Pairs (teacher's tensor, student's tensor) of all tensors that the teacher averages."""
         student = self.backbone.state_dict()
         for name, slow in self.slow_net.state_dict().items():
             if not name.endswith("num_batches_tracked"):
@@ -67,7 +67,7 @@ class SAC(nn.Module):
 
 
 def freeze_batchnorm(network: nn.Module) -> None:
-    """Put every BatchNorm layer into evaluation mode; its weight and bias can be trained nevertheless."""
+    """Put every BatchNorm layer into evaluation mode; its weight and bias remain trainable."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):  # SyncBatchNorm too
             module.eval()

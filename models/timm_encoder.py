@@ -1,7 +1,7 @@
-"""Any encoder of timm with one light head: logits at stride 8 (docs/encoders.md).
+"""Any timm encoder with a light head: logits at stride 8 (docs/encoders.md).
 
-The encoder is timm's own module without its classifier; its weights keep their published names below `encoder.model`.
-The package timm is optional: it is imported when such a network is made, and nowhere else.
+The encoder is timm's own module without its classifier; its weights keep their published names under `encoder.model`.
+The package timm is optional: it is only imported when such a network is built.
 """
 
 import difflib
@@ -27,7 +27,7 @@ WIDTH = 256  # channels of the head
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: leaves a residual branch out for the images that it is told."""
+    """Stochastic depth: drops a residual branch for the given images."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
     """A timm model as a function from images to up to four feature maps.
 
     Args:
-        model: timm's; its classifier, and what only the classifier needs, is removed.
+        model: timm's; its classifier, and what only that needs, is removed.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,22 +71,22 @@ class Encoder(nn.Module):
     def _positions(self, x: Tensor) -> Tensor:
         """The position embeddings for images [B,3,H,W].
 
-        The parameter keeps its published size, so that a snapshot fits every crop.
+        The parameter keeps its published size, so that a snapshot fits any crop size.
         """
         embedding, patches = self.model.pos_embed, self.model.patch_embed
-        tokens = embedding.shape[1] - math.prod(self.grid)  # such as the class token; they stay
+        tokens = embedding.shape[1] - math.prod(self.grid)  # such as the class token; kept as they are
         prefix, grid = embedding[:, :tokens], embedding[:, tokens:]
         rows, columns = (side // s for side, s in zip(x.shape[2:], patches.patch_size, strict=True))
-        patches.grid_size = (rows, columns)  # so that timm does not resize them once more
+        patches.grid_size = (rows, columns)  # so that timm does not resize them again
         vertical, horizontal = bicubic(rows, self.grid[0], x.device), bicubic(columns, self.grid[1], x.device)
-        # In double precision, which no autocast lowers.
+        # In double precision, which autocast leaves alone.
         grid = grid.double().transpose(1, 2).unflatten(2, self.grid)  # [1,D,height,width]
         grid = vertical.double() @ grid @ horizontal.double().T  # [1,D,rows,columns]
         return torch.cat([prefix, grid.flatten(2).transpose(1, 2).to(prefix.dtype)], dim=1)
 
 
 class Head(nn.Module):
-    """1x1 laterals to one width, summed at stride 8, and one 3x3 convolution to the logits."""
+    """1x1 laterals to a common width, summed at stride 8, and a 3x3 convolution to the logits."""
 
     def __init__(self, channels: Sequence[int], num_classes: int) -> None:
         super().__init__()
@@ -96,9 +96,9 @@ class Head(nn.Module):
         nn.init.zeros_(self.classifier.bias)
 
     def forward(self, maps: Sequence[Tensor], strides: Sequence[int], size: Sequence[int]) -> Tensor:
-        """Feature maps [B,channels,h_i,w_i] at `strides` -> logits [B,C,H//8+1,W//8+1] of the `size` (H, W).
+        """Feature maps [B,channels,h_i,w_i] at `strides` -> logits [B,C,H//8+1,W//8+1] for images of `size` (H, W).
 
-        What was padded to the size at right and bottom is beyond the last logit.
+        Padding added to that size at the right and bottom is beyond the last logit.
         """
         summed = None
         for x, stride, lateral in zip(maps, strides, self.laterals, strict=True):
@@ -111,7 +111,7 @@ class Head(nn.Module):
 
 
 class TimmNetwork(nn.Module):
-    """A timm encoder with the light head; `multiple_of` is 1, for the padding is inside.
+    """A timm encoder with the light head; `multiple_of` is 1, since it pads images itself.
 
     Args:
         model: timm's.
@@ -134,12 +134,12 @@ class TimmNetwork(nn.Module):
 
         Args:
             x: normalised images, float32 [B,3,H,W], H and W at least 8.
-            seeds: int64 [B], of each image's dropped paths; None = nothing is dropped.
+            seeds: int64 [B], for each image's dropped paths; None = nothing is dropped.
 
         Returns:
             logits [B,C,H//8+1,W//8+1].
         """
-        if not len(x) and not self.has_batchnorm:  # attention fails on nothing; BatchNorm, synchronised, does not
+        if not len(x) and not self.has_batchnorm:  # attention fails on empty batches, synchronised BatchNorm does not
             return self(x.new_zeros(1, *x.shape[1:]))[:0]
         self._draw_paths(seeds, x.device)
         bottom, right = (-side % self.patch for side in x.shape[2:])
@@ -155,11 +155,11 @@ class TimmNetwork(nn.Module):
         return self.encoder.model.state_dict()
 
     def published(self, weights: dict[str, Tensor], mismatch: str) -> tuple[dict[str, Tensor], list[str]]:
-        """What timm makes of a file's tensors: its own names, embeddings resampled to this network's sizes.
+        """Convert a file's tensors with timm: to its own names, embeddings resampled to this network's sizes.
 
         Args:
-            weights: a published file's tensors by name, of timm's repository or of the authors'.
-            mismatch: the message where timm can make nothing of them.
+            weights: a published file's tensors by name, from timm's repository or the authors'.
+            mismatch: the message if timm cannot convert them.
 
         Returns:
             the tensors, and the names of those in the file that timm leaves out.
@@ -172,29 +172,29 @@ class TimmNetwork(nn.Module):
             return weights, []
         try:
             taken = convert(dict(weights), model)
-        except Exception as error:  # tensors that it does not expect let it raise anything
+        except Exception as error:  # unexpected tensors make it raise anything
             raise UserError(f"{mismatch}: {str(error).strip() or type(error).__name__}") from error
         memory = {tensor.untyped_storage().data_ptr() for tensor in taken.values()}
         return taken, [name for name, tensor in weights.items()
                        if name not in taken and tensor.untyped_storage().data_ptr() not in memory]
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters that timm's recipes never let decay, such as tokens and position embeddings."""
+        """Names of the parameters that timm's recipes never decay, such as tokens and position embeddings."""
         names = getattr(self.encoder.model, "no_weight_decay", set)()
         return {f"encoder.model.{name}" for name in names}
 
     def layers_behind(self) -> dict[str, int]:
-        """How many layers come between each of the encoder's parameters and its last layer, by name."""
+        """How many layers before the encoder's last one each of its parameters is, by name."""
         from timm.models import group_parameters
 
         model = self.encoder.model
         if not hasattr(model, "group_matcher"):
-            raise UserError(f"{type(model).__name__} has no layers in timm to tell apart: leave MODEL.LAYER_DECAY at 1")
+            raise UserError(f"timm does not group the layers of {type(model).__name__}: leave MODEL.LAYER_DECAY at 1")
         layers = group_parameters(model, model.group_matcher(coarse=False), reverse=True)
         return {f"encoder.model.{name}": max(layers.values()) - layer for name, layer in layers.items()}
 
     def _draw_paths(self, seeds: Tensor | None, device: torch.device) -> None:
-        """Decide on the paths that are dropped, by each image's seed alone."""
+        """Choose the paths to drop, by each image's seed only."""
         if not self.paths:
             return
         factors: Sequence[Tensor | None] = [None] * len(self.paths)
@@ -207,7 +207,7 @@ class TimmNetwork(nn.Module):
 
     @torch.enable_grad()
     def _freeze_unused(self) -> None:
-        """Look at a small image; what has no part in its logits has no gradient, and is never to be trained."""
+        """Freeze the parameters that get no gradient from a small image's logits: they have no part in them."""
         training = self.training
         self.eval()(torch.zeros(1, 3, 2 * self.patch, 3 * self.patch)).sum().backward()
         for parameter in self.parameters():
@@ -217,9 +217,9 @@ class TimmNetwork(nn.Module):
 
 
 def choose(strides: Sequence[int]) -> list[int]:
-    """Which of an encoder's stages, of these strides, the head looks at.
+    """Which of an encoder's stages, with these strides, the head uses.
 
-    The last of every stride, at most four; where all have the same, as in a plain ViT, the ends of its quarters.
+    The last of each stride, at most four; if all have the same, as in a plain ViT, the last of each quarter.
     """
     last = sorted({stride: index for index, stride in enumerate(strides)}.values())
     if len(last) > 1:
@@ -228,41 +228,41 @@ def choose(strides: Sequence[int]) -> list[int]:
 
 
 def timm_network(num_classes: int, encoder: str, drop_path: float = 0.0, patch_size: int = 0) -> TimmNetwork:
-    """A network on timm's encoder of this name, with random weights.
+    """A network with the timm encoder of this name, with random weights.
 
     Args:
         num_classes: C.
         encoder: a name in timm.
-        drop_path: rate of stochastic depth in the last block, in [0, 1); the blocks before it have less.
-        patch_size: pixels of a patch of a ViT; 0 = as it was published.
+        drop_path: stochastic depth rate in the last block, in [0, 1); lower in earlier blocks.
+        patch_size: of a ViT, in pixels; 0 = as published.
 
     Raises:
-        UserError: timm is not installed, has no such encoder, or has one that cannot serve here.
+        UserError: timm is not installed, has no such encoder, or has one that cannot be used here.
     """
     timm = installed()
-    tested = f"tested are {', '.join(TESTED)}"
+    tested = f"tested: {', '.join(TESTED)}"
     if not timm.is_model(encoder):
         close = difflib.get_close_matches(encoder, timm.list_models(), 1)
         raise UserError(f"MODEL.ENCODER = {encoder!r}: timm {timm.__version__} has no such model"
                         f"{f'; did you mean {close[0]}?' if close else ''} ({tested})")
     options = {"drop_path_rate": drop_path or None, "patch_size": patch_size or None}  # None = as published
     try:
-        try:  # many transformers take images of any size only if they are asked to
+        try:  # many transformers only take images of any size if asked to
             model = timm.create_model(encoder, num_classes=0, dynamic_img_size=True, **options)
-        except TypeError:  # the others do not know the question
+        except TypeError:  # others do not know this option
             model = timm.create_model(encoder, num_classes=0, **options)
         _own_randomness(model, drop_path)
         return TimmNetwork(model, num_classes)
-    except Exception as error:  # what a thousand models raise has no bound
+    except Exception as error:  # a thousand models may raise anything
         raise UserError(f"MODEL.ENCODER = {encoder!r} cannot be used: {_reason(error)} ({tested})") from error
 
 
 def _reason(error: Exception) -> str:
     said = str(error).strip().split("\n")[0]
     if isinstance(error, AttributeError):
-        return "it gives no feature maps"
+        return "it does not return feature maps"
     if isinstance(error, TypeError) and "drop_path_rate" in said:
-        return "it has no paths to drop (MODEL.DROP_PATH)"
+        return "it has no stochastic depth (MODEL.DROP_PATH)"
     if isinstance(error, TypeError) and "patch_size" in said:
         return "it has no patches (MODEL.PATCH_SIZE)"
     return said.rstrip(".")
@@ -277,7 +277,7 @@ def installed() -> ModuleType:
 
 
 def _own_randomness(model: nn.Module, drop_path: float) -> None:
-    """Let nothing be drawn in `model` but the paths that the images' seeds decide on."""
+    """Remove all randomness from `model`, except for dropped paths, which the images' seeds determine."""
     from timm.layers import DropPath as Drawn
 
     for module in list(model.modules()):
@@ -289,4 +289,4 @@ def _own_randomness(model: nn.Module, drop_path: float) -> None:
             elif isinstance(child, nn.modules.dropout._DropoutNd):
                 child.p = 0.0
     if drop_path and not any(isinstance(module, DropPath) for module in model.modules()):
-        raise ValueError("it has no paths to drop (MODEL.DROP_PATH)")
+        raise ValueError("it has no stochastic depth (MODEL.DROP_PATH)")

@@ -87,8 +87,8 @@ def test_clean(check: Check, tree: Path) -> None:
     status, errors, warnings = check("DATASET.SAMPLE_WEIGHTS", tree / "weights.data")
     assert (status, errors) == (0, [])
     # A small world has small lists, and the list that chooses snapshots is a part of the training list.
-    assert len(warnings) == 6 and sum("the published one has" in w for w in warnings) == 5
-    assert any(w.startswith("list val2_cityscapes, which chooses the snapshots, shares 2 of its 2") for w in warnings)
+    assert len(warnings) == 6 and sum("the published list has" in w for w in warnings) == 5
+    assert any(w.startswith("list val2_cityscapes, which selects snapshots, shares 2 of its 2") for w in warnings)
 
 
 def test_the_tree_of_other_tests_is_clean(tmp_path: Path, check: Check) -> None:
@@ -131,7 +131,7 @@ DAMAGE = {  # file, what is done to it, words of the error
     "raw label ids": ("game/labels_cs/00001.png", lambda p: write(p, mixed(7, 26, 33)),
                       ["raw label IDs (26, 33)", "convert_train_ids"]),
     "other values": ("game/labels_cs/00001.png", lambda p: write(p, mixed(7, 77, 200)),
-                     ["77, 200", "no classes", "DATASET.CLASSES"]),
+                     ["77, 200", "not train IDs", "DATASET.CLASSES"]),
     "palette label": ("game/labels_cs/00001.png", palette, ["palette PNG", "--dataset gta"]),
     "16-bit label": ("game/labels_cs/00001.png", lambda p: write(p, np.zeros((40, 64, 3), np.uint16)),
                      ["16-bit RGB", "--dataset synthia"]),
@@ -169,7 +169,7 @@ def test_without_its_labels_the_target_is_only_warned_about(check: Check, tree: 
         (tree / f"city/t{i}_label.png").unlink()
     (tree / "val2_cityscapes.txt").unlink()
     status, errors, warnings = check()
-    assert (status, errors) == (0, []) and any("t0_label.png is not there" in w for w in warnings)
+    assert (status, errors) == (0, []) and any("t0_label.png does not exist" in w for w in warnings)
     lists.write(tree / "train_cityscapes.txt", [Sample(f"city/t{i}_leftImg8bit.png", None) for i in range(4)])
     assert check()[:2] == (0, [])
 
@@ -202,7 +202,7 @@ def test_counts(check: Check, tree: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """A list that is nearly whole has holes; a small one is another world."""
     monkeypatch.setitem(check_data.EXPECTED, "train_game_9K", 5)
     status, errors, _ = check()
-    assert status == 1 and errors[0].startswith("list train_game_9K: 4 images, the published one has 5; see")
+    assert status == 1 and errors[0].startswith("list train_game_9K: 4 images, but the published list has 5; check")
     monkeypatch.setitem(check_data.EXPECTED, "train_game_9K", 4)
     status, errors, warnings = check()
     assert status == 0 and not any("list train_game_9K" in line for line in warnings)
@@ -211,10 +211,10 @@ def test_counts(check: Check, tree: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_lists_to_validate_on(check: Check, tree: Path) -> None:
     (tree / "val_cityscapes.txt").unlink()
     status, _, warnings = check()
-    assert status == 0 and any(w.startswith("list val_cityscapes is not there") for w in warnings)
+    assert status == 0 and any(w.startswith("list val_cityscapes does not exist") for w in warnings)
     status, errors, _ = check("VAL.LISTS", "mine,val_game_1K")
-    assert status == 1 and errors == ["list mine is not there, so validation leaves it out; tools/make_lists.py "
-                                        "makes the published lists"]  # fmt: skip
+    assert status == 1 and errors == ["list mine does not exist, so validation skips it; tools/make_lists.py "
+                                        "writes the published lists"]  # fmt: skip
     status, errors, _ = check("VAL.SELECT", "mine")
     assert status == 1 and "VAL.SELECT = mine" in errors[0]
 
@@ -223,7 +223,7 @@ def test_lists_to_validate_on(check: Check, tree: Path) -> None:
     "change, words",
     [
         (lambda w: w.pop("t0_gtFine_labelIds.png"), "1 images of the list have none"),
-        (lambda w: w.update({"other.png": {}}), "of other images"),
+        (lambda w: w.update({"other.png": {}}), "for other images"),
         (lambda w: w["t0_gtFine_labelIds.png"].update({0: 0.9}), "add up to"),
         (lambda w: w["t0_gtFine_labelIds.png"].update({19: 0.5}), "class 19"),
     ],
@@ -258,7 +258,7 @@ def test_own_label_set(check: Check, tree: Path) -> None:
     write(tree / "game/labels_cs/00002.png", grey(18))
     status, errors, _ = check("DATASET.CLASSES", tree / "own.yaml")
     assert status == 1 and sum("raw label IDs" in f for f in errors) == len(errors) == 5
-    words = "00002.png: raw label IDs (18) where train IDs belong, train IDs are 0 to 1 and 255"
+    words = "00002.png: raw label IDs (18) instead of train IDs (0 to 1 and 255)"
     assert any(words in error for error in errors)
 
 
@@ -352,7 +352,7 @@ def test_a_validated_target_needs_its_labels_on_the_disk(check: Check, tree: Pat
     (("TRAIN.BATCH_SIZE", "5"), "list train_game_9K has 4 images, fewer than one batch"),
     (("TRAIN.NUM_GROUPS", "9"), "list train_game_9K has 4 images, fewer than one batch"),
     (("MODEL.BASELINE", "True", "MODEL.INIT_MODEL", "none.pth"), "file of ImageNet weights none.pth does not exist"),
-    (("MODEL.BASELINE", "True", "MODEL.INIT_MODEL", __file__), "is damaged, or torch.save has not written it"),
+    (("MODEL.BASELINE", "True", "MODEL.INIT_MODEL", __file__), "is damaged, or was not written by torch.save"),
 ])  # fmt: skip
 def test_what_train_py_would_refuse(check: Check, pairs: tuple[str, ...], words: str) -> None:
     status, errors, _ = check(*pairs)
@@ -380,8 +380,8 @@ def test_images_of_one_colour(check: Check, tree: Path) -> None:
     almost = np.full((40, 64, 3), (1, 2, 3), np.uint8)
     almost[39, 63] = 4
     write(tree / "game/images/00002.png", almost)
-    (blank,) = [w for w in check()[2] if "of one colour throughout" in w]
-    assert f"list train_game_9K: 1 of 4 images are of one colour throughout, first {tree / GAME}" in blank
+    (blank,) = [w for w in check()[2] if "are a single colour" in w]
+    assert f"list train_game_9K: 1 of 4 images are a single colour, first {tree / GAME}" in blank
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_what_is_compared(tmp_path: Path) -> None:
     assert one.deviation(one) == 0 and one.different(one) == 0
     assert other.deviation(one) == pytest.approx(0.025) and other.different(one) == 2  # an entry and a tensor
     assert short.deviation(one) == 0
-    with pytest.raises(Failed, match="2 iterations are written, not 1"):
+    with pytest.raises(Failed, match="2 iterations were logged, not 1"):
         one.deviation(short)
     with pytest.raises(ValueError):
         one.different(short)
@@ -94,7 +94,7 @@ def die() -> None:
 
 
 @pytest.mark.parametrize("function, limit, said", [
-    (fail, 60, "RuntimeError: no kernel"), (hang, 0.5, "takes longer than 0.5 s"), (die, 60, "ended with status -9")])
+    (fail, 60, "RuntimeError: no kernel"), (hang, 0.5, "took longer than 0.5 s"), (die, 60, "ended with status -9")])
 def test_a_check_that_fails_is_a_row(
     function: Callable[[], None], limit: float, said: str, threads: None, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

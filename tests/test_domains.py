@@ -150,7 +150,7 @@ def test_published_layouts(tmp_path: Path, call: Call, name: str) -> None:
     expected = render(tmp_path, name)
     printed = call(convert_train_ids, "--dataset", name, "--root", tmp_path)
     ready = domains.load(name).labels.encoding == "train_ids"
-    assert ("train IDs already" if ready else f"{len(expected)} labels converted, 0 were there") in printed
+    assert ("already train IDs" if ready else f"{len(expected)} labels converted, 0 already existed") in printed
     assert "licence of" in call(make_lists, "--dataset", name, "--root", tmp_path)
     made = made_lists(tmp_path)
     assert {key: (len(samples), samples[0].label is not None) for key, samples in made.items()} == LAYOUTS[name].lists
@@ -170,7 +170,7 @@ def test_a_missing_label_folder_is_one_line(tmp_path: Path, call: Call, name: st
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match=f"(no such folder|no label ).*unpack the labels of {name} there"):
         call(convert_train_ids, "--dataset", name, "--root", tmp_path / "data")
-    with pytest.raises(UserError, match="nothing to make a list of; no images"):
+    with pytest.raises(UserError, match="nothing to list; no images"):
         call(make_lists, "--dataset", name, "--root", tmp_path / "data")
 
 
@@ -178,7 +178,7 @@ def test_without_labels_a_target_is_listed_all_the_same(tmp_path: Path, call: Ca
     for image in LAYOUTS["acdc"].files:
         put_image(tmp_path / image, np.random.default_rng(0))
     printed = call(make_lists, "--dataset", "acdc", "--root", tmp_path)
-    assert "left out: val_acdc: no labels as train IDs (tools/convert_train_ids.py --dataset acdc makes" in printed
+    assert "left out: val_acdc: no train-ID labels (make them with tools/convert_train_ids.py --dataset acdc" in printed
     assert {name: samples[0].label for name, samples in made_lists(tmp_path).items()} == {
         "train_acdc": None, "test_acdc": None}  # fmt: skip
 
@@ -242,10 +242,10 @@ def test_own_domain(tmp_path: Path, own: Path, call: Call) -> None:
 def test_own_labels_follow_their_file(tmp_path: Path, own: Path, call: Call) -> None:
     """Another map makes other labels, if --force asks for it; a file that is as it was makes none."""
     call(convert_train_ids, "--dataset", own)
-    assert "0 labels converted, 3 were there" in call(convert_train_ids, "--dataset", own)
+    assert "0 labels converted, 3 already existed" in call(convert_train_ids, "--dataset", own)
     before = (tmp_path / "ids/a.png").read_bytes()
     (tmp_path / "classes.yaml").write_text(OWN_CLASSES.replace("0 255 0: 0", "0 255 0: 1"))
-    with pytest.raises(UserError, match="ids holds what was made otherwise .raw_colours .*--force"):
+    with pytest.raises(UserError, match="ids holds files made differently .raw_colours .*--force"):
         call(convert_train_ids, "--dataset", own)
     assert before == (tmp_path / "ids/a.png").read_bytes()
     assert "3 labels converted" in call(convert_train_ids, "--dataset", own, "--force")
@@ -318,7 +318,7 @@ def test_wrong_files_are_one_line(own: Path, old: str, new: str, said: str) -> N
     (OWN_CLASSES.replace("255 0 0", "256 0 0"), "not '256 0 0'"),
     (OWN_CLASSES.replace("0 0 255: 1", "0 0 255: 2"), "train IDs are 0 to 1"),
     (OWN_CLASSES.replace("0 0 255: 1", "0 0 255: 0"), "no raw colour is mapped to train ID 1"),
-    (OWN_CLASSES + "raw_ids: {1: 0, 2: 1}", "expected one of them"),
+    (OWN_CLASSES + "raw_ids: {1: 0, 2: 1}", "expected only one of them"),
     ("names: [a, b]\ncolours: [[0, 0, 0], [1, 1, 1]]\nraw_colours: 3", "must be {red green blue"),
 ])  # fmt: skip
 def test_wrong_colours_of_a_label_set(tmp_path: Path, text: str, said: str) -> None:

@@ -85,7 +85,7 @@ def test_download(server, get, tmp_path: Path, capsys: pytest.CaptureFixture) ->
     expected = f"out/{NAME}: {len(CONTENT)} bytes, SHA-256 {hashlib.sha256(CONTENT).hexdigest()}"
     assert expected in capsys.readouterr().out
     get("imagenet", NAME, "--url", server.url)
-    assert "there already" in capsys.readouterr().out
+    assert "already exists" in capsys.readouterr().out
     assert server.starts == [0]
 
 
@@ -93,7 +93,7 @@ def test_local_files(get, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(CONTENT)
     get("imagenet", NAME, "--url", tmp_path.as_uri())
     assert there(tmp_path) == {NAME: CONTENT}
-    with pytest.raises(UserError, match="cannot get file:.*none-0.pth"):
+    with pytest.raises(UserError, match="cannot download file:.*none-0.pth"):
         get("imagenet", "none-0.pth", "--url", tmp_path.as_uri())
 
 
@@ -118,7 +118,7 @@ def test_a_complete_part_is_only_renamed(server, get, tmp_path: Path) -> None:
 
 def test_another_file_is_refused(server, get, tmp_path: Path) -> None:
     server.files[NAME] = b"<html>Please log in</html>"
-    with pytest.raises(UserError, match=f"{NAME} is not the file that was expected: .*SHA-256"):
+    with pytest.raises(UserError, match=f"{NAME} is not the expected file: .*SHA-256"):
         get("imagenet", NAME, "--url", server.url)
     assert there(tmp_path) == {}
 
@@ -126,7 +126,7 @@ def test_another_file_is_refused(server, get, tmp_path: Path) -> None:
 def test_a_file_that_is_there_but_no_good(server, get, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / NAME).write_bytes(b"other")
-    with pytest.raises(UserError, match="no good .*--force"):
+    with pytest.raises(UserError, match="fails its check .*--force"):
         get("imagenet", NAME, "--url", server.url)
     assert there(tmp_path) == {NAME: b"other"}
     get("imagenet", NAME, "--url", server.url, "--force")
@@ -141,7 +141,7 @@ def test_weights_are_checked(server, get, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("SAC_URL", server.url)
     get("weights", "cs_weights_vgg16_gta.data")
     assert load_weights(tmp_path / "out" / "cs_weights_vgg16_gta.data") == {"a.png": {0: 1.0}}
-    with pytest.raises(UserError, match="other.data is not the file that was expected: .*no weights"):
+    with pytest.raises(UserError, match="other.data is not the expected file: .*no weights"):
         get("weights", "other.data")
     with pytest.raises(UserError, match="cs_weights_resnet101_gta.data: the server says 404"):
         get("weights")
@@ -153,7 +153,7 @@ def test_snapshots_are_checked(server, get, tmp_path: Path) -> None:
     whole = (tmp_path / "s").read_bytes()
     server.files |= {"good.pth": whole, "bad.pth": whole[:-100]}
     get("snapshots", "good.pth", "--url", server.url)
-    with pytest.raises(UserError, match="bad.pth is not the file that was expected"):
+    with pytest.raises(UserError, match="bad.pth is not the expected file"):
         get("snapshots", "bad.pth", "--url", server.url)
     assert {name for name in there(tmp_path) if name.endswith("pth")} == {"good.pth"}
     assert there(tmp_path)["good.pth"] == whole
@@ -169,17 +169,17 @@ def test_snapshots_of_one_name_do_not_pass_for_each_other(server, get, tmp_path:
         get("snapshots", "same.pth", "--url", f"{server.url}/gta")
     server.limit = None
     for complete in (False, True):
-        with pytest.raises(UserError, match="out/same.pth is that of .*/gta/same.pth: --out names another folder"):
+        with pytest.raises(UserError, match="out/same.pth comes from .*/gta/same.pth: choose another --out"):
             get("snapshots", "same.pth", "--url", f"{server.url}/synthia")
         get("snapshots", "same.pth", "--url", f"{server.url}/gta")
-        assert ("there already" in capsys.readouterr().out) == complete
+        assert ("already exists" in capsys.readouterr().out) == complete
     (tmp_path / "out/same.pth.url").unlink()
     get("snapshots", "same.pth", "--url", f"{server.url}/synthia")
-    assert "where it comes from is not known; compare its sum" in capsys.readouterr().out
+    assert "its origin is unknown; compare its checksum" in capsys.readouterr().out
 
 
 def test_http_only_if_asked_for(server, get, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="https://, or add --insecure"):
+    with pytest.raises(UserError, match="https:// or add --insecure"):
         get("imagenet", NAME, "--url", server.url, insecure=False)
     assert server.starts == [] and there(tmp_path) == {}
 
@@ -191,7 +191,7 @@ def test_a_safe_address_does_not_lead_to_an_unsafe_one(address: str) -> None:
     for insecure in (False, True):
         if insecure and address.startswith("http"):
             continue
-        with pytest.raises(UserError, match=f"https://example.org/x leads to {address}"):
+        with pytest.raises(UserError, match=f"https://example.org/x redirects to {address}"):
             download.Redirects(insecure).redirect_request(request, None, 302, "Found", {}, address)
     followed = download.Redirects(False).redirect_request(request, None, 302, "Found", {}, "https://example.org/y")
     assert followed.full_url == "https://example.org/y"
@@ -199,7 +199,7 @@ def test_a_safe_address_does_not_lead_to_an_unsafe_one(address: str) -> None:
 
 def test_a_redirect_is_looked_at(server, get, tmp_path: Path) -> None:
     server.redirects = "ftp://127.0.0.1/x"
-    with pytest.raises(UserError, match="leads to ftp://127.0.0.1/x"):
+    with pytest.raises(UserError, match="redirects to ftp://127.0.0.1/x"):
         get("imagenet", NAME, "--url", server.url)
     assert NAME not in there(tmp_path)
 
@@ -209,7 +209,7 @@ def test_sizes_have_a_bound(server, get, tmp_path: Path, monkeypatch: pytest.Mon
     kind = download.KINDS["imagenet"]
     monkeypatch.setitem(download.KINDS, "imagenet", kind._replace(most=2_000_000))
     server.told = told
-    with pytest.raises(UserError, match="more than the 0.002 GB"):
+    with pytest.raises(UserError, match="the limit of 0.002 GB"):
         get("imagenet", NAME, "--url", server.url)
     assert not any(there(tmp_path).values())
     monkeypatch.setitem(download.KINDS, "imagenet", kind)
@@ -255,7 +255,7 @@ def test_links_are_not_followed(server, get, tmp_path: Path, suffix: str) -> Non
     (tmp_path / "theirs").write_bytes(b"theirs")
     (tmp_path / "out" / (NAME + suffix)).symlink_to(tmp_path / "theirs")
     for force in ([], ["--force"]):
-        with pytest.raises(UserError, match="symbolic link|no good"):
+        with pytest.raises(UserError, match="symbolic link|fails its check"):
             get("imagenet", NAME, "--url", server.url, *force)
     assert (tmp_path / "theirs").read_bytes() == b"theirs"
 
@@ -263,8 +263,8 @@ def test_links_are_not_followed(server, get, tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["imagenet", "--url", "http://127.0.0.1:9/x"], "cannot get .*resnet101-5d3.*offline.*out/resnet"),
-        (["imagenet", "--url", "http://nowhere.invalid/x"], "cannot get .*offline"),
+        (["imagenet", "--url", "http://127.0.0.1:9/x"], "cannot download .*resnet101-5d3.*offline.*out/resnet"),
+        (["imagenet", "--url", "http://nowhere.invalid/x"], "cannot download .*offline"),
         (["imagenet", "--url", "ftp://x/y"], "https://"),
         (["imagenet", "--url", "x/y"], "https://"),
         (["imagenet", "../x-0.pth"], "not a file name"),

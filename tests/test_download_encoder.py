@@ -106,7 +106,7 @@ def test_a_file_and_its_licence(
     network = build(pairs[0], 3, pairs[2], encoder=pairs[1])
     assert torch.equal(network.imagenet_tensors()["pos_embed"], weights["pos_embed"]) and pairs[2] == str(path)
     get("test_vit.r160_in1k")
-    assert "there already" in capsys.readouterr().out and server.starts == [0]
+    assert "already exists" in capsys.readouterr().out and server.starts == [0]
     get("test_vit", "--force")
     assert server.starts == [0, 0]
 
@@ -115,7 +115,7 @@ def test_a_broken_download_leaves_nothing_half_done(
     server: http.server.HTTPServer, get: Callable[..., None], tmp_path: Path
 ) -> None:
     server.limit = 1000
-    with pytest.raises(UserError, match=f"cannot get the weights of {REPOSITORY} .*run this again"):
+    with pytest.raises(UserError, match=f"cannot download the weights of {REPOSITORY} .*run this again"):
         get("test_vit")
     assert NAME not in there(tmp_path)
     server.limit = None
@@ -126,8 +126,8 @@ def test_a_broken_download_leaves_nothing_half_done(
 @pytest.mark.parametrize("refusal, said", [
     ((403, "GatedRepo"), f"{REPOSITORY} is gated: its owner decides.*https://huggingface.co/{REPOSITORY}.*HF_TOKEN"),
     ((401, "GatedRepo"), "is gated"),
-    ((404, "RepoNotFound"), f"the hub has no file of {REPOSITORY} for you"),
-    ((404, "EntryNotFound"), f"the hub has no file of {REPOSITORY} for you"),
+    ((404, "RepoNotFound"), f"the hub has no file of {REPOSITORY} that you can access"),
+    ((404, "EntryNotFound"), f"the hub has no file of {REPOSITORY} that you can access"),
 ])
 def test_what_the_hub_refuses_is_one_line(
     server: http.server.HTTPServer, get: Callable[..., None], tmp_path: Path, refusal: tuple[int, str], said: str
@@ -140,13 +140,13 @@ def test_what_the_hub_refuses_is_one_line(
 
 def test_another_file_is_refused(server: http.server.HTTPServer, get: Callable[..., None], tmp_path: Path) -> None:
     server.content = b"<html>please log in</html>"
-    with pytest.raises(UserError, match="not a file of weights"):
+    with pytest.raises(UserError, match="not a weights file"):
         get("test_vit")
     assert NAME not in there(tmp_path)
 
 
 def test_names_without_a_file(get: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="no weights of an encoder 'resnet5'"):
+    with pytest.raises(UserError, match="no weights for an encoder 'resnet5'"):
         get("resnet5")
     with pytest.raises(UserError, match="which ones"):
         get()
@@ -162,4 +162,4 @@ def test_every_licence_in_timm_is_judged() -> None:
     assert free <= {"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"}
     research = {name for name in named if "NOT FOR COMMERCIAL USE" in encoders.licence_of(name)}
     assert {"cc-by-nc-4.0", "fair-noncommercial-research-license", "apple-amlr"} <= research
-    assert "of its own" in encoders.licence_of("dinov3-license") and "ask the authors" in encoders.licence_of(None)
+    assert "custom licence" in encoders.licence_of("dinov3-license") and "ask the authors" in encoders.licence_of(None)

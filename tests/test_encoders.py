@@ -198,9 +198,9 @@ def test_pixels_stay_where_they_are(side: int, stride: int) -> None:
         ({"encoder": "resnet5"}, r"'resnet5': timm [\d.]+ has no such model; did you mean resnet50"),
         ({"encoder": "hf_hub:timm/resnet50"}, "has no such model"),
         ({"encoder": "mixer_s16_224"}, "'mixer_s16_224' cannot be used: Input height"),
-        ({"encoder": "hiera_tiny_224"}, "it gives no feature maps"),
+        ({"encoder": "hiera_tiny_224"}, "it does not return feature maps"),
         ({"encoder": "test_resnet", "patch_size": 8}, r"it has no patches \(MODEL.PATCH_SIZE\)"),
-        ({"encoder": "vgg11", "drop_path": 0.1}, r"it has no paths to drop \(MODEL.DROP_PATH\)"),
+        ({"encoder": "vgg11", "drop_path": 0.1}, r"it has no stochastic depth \(MODEL.DROP_PATH\)"),
     ],
 )
 def test_an_encoder_that_cannot_serve_is_one_line_with_those_that_can(options: dict, said: str) -> None:

@@ -82,7 +82,7 @@ def written_out(network: nn.Module, image: torch.Tensor) -> np.ndarray:
 def test_the_file_computes_what_the_network_does(call: Call, small: Path, arch: str) -> None:
     _, student, _ = snapshot(small, arch)
     shown = call(arch)
-    assert shown.count("of the pixels of the same class") == 3 and "input image [batch,3,height,width]" in shown
+    assert shown.count("of the pixels have the same class") == 3 and "input image [batch,3,height,width]" in shown
     for shape in SHAPES:
         image = torch.randn(shape)
         ours, theirs = written_out(student, image), logits(small / "net.onnx", image)
@@ -190,15 +190,15 @@ class Odd(nn.Module):
 
 
 def test_what_onnx_does_not_know_is_one_line() -> None:
-    with pytest.raises(UserError, match="this network cannot be written as ONNX: .*linalg_pinv") as caught:
+    with pytest.raises(UserError, match="this network cannot be exported to ONNX: .*linalg_pinv") as caught:
         export.to_onnx(Odd(fixed=False))
     assert "\n" not in str(caught.value)
     network = Odd(fixed=True)
     content = export.to_onnx(network).SerializeToString()
-    with pytest.raises(UserError, match=r"ONNX Runtime does not take images of \(2, 3, 97, 161\)") as caught:
+    with pytest.raises(UserError, match=r"ONNX Runtime does not accept images of \(2, 3, 97, 161\)") as caught:
         export.compare(network, content)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="ONNX Runtime does not take this network"):
+    with pytest.raises(UserError, match="ONNX Runtime does not accept this network"):
         export.compare(network, content[:-50])
 
 
@@ -207,7 +207,7 @@ def test_safetensors_hold_the_weights_bit_for_bit_and_a_card(call: Call, small: 
 
     _, student, _ = snapshot(small, "deeplabv2_resnet18")
     out = small / "net.safetensors"
-    assert "licence line is yours" in call("deeplabv2_resnet18", "--safetensors", "--out", out)
+    assert "fill in its licence line" in call("deeplabv2_resnet18", "--safetensors", "--out", out)
     found, expected = load_file(out), student.state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
     card = (small / "net.md").read_text()

@@ -56,8 +56,8 @@ def run_out_of_memory() -> None:
 @pytest.mark.parametrize(
     "iteration, micro_batch, said",
     [
-        (1, 0, "does not hold 4 images per forward pass: use TRAIN.MICRO_BATCH 2; no snapshot has been written yet"),
-        (5, 3, "does not hold 3 images per forward pass: use TRAIN.MICRO_BATCH 1; the same command resumes from"),
+        (1, 0, "with 4 images per forward pass: use TRAIN.MICRO_BATCH 2; no snapshot has been written yet"),
+        (5, 3, "with 3 images per forward pass: use TRAIN.MICRO_BATCH 1; the same command resumes from"),
         (5, 1, "(TRAIN.MICRO_BATCH is 1): use a smaller DATASET.CROP_SIZE"),
     ],
 )
@@ -228,7 +228,7 @@ def test_work_may_take_longer_than_the_timeout(store: dist.Store) -> None:
 def test_a_process_that_does_nothing_any_more_is_waited_for_no_longer(store: dist.Store) -> None:
     store.set("told/1", "4 1")
     store.set("told/2", "3 0")
-    with pytest.raises(Lost, match="process 2 has done nothing for 0.00416667 minutes"):
+    with pytest.raises(Lost, match="no progress from process 2 for 0.00416667 minutes"):
         distributed.wait_for_all(5)
 
 

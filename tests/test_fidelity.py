@@ -257,7 +257,7 @@ def test_c7_the_best_three_are_kept(tmp_path: Path) -> None:
 def test_c8_what_a_baseline_s_snapshot_gives(runs: Runs) -> None:
     """Weights, momentum and epoch count, but not the learning rate or the best score."""
     baseline, sac = runs
-    taken, left = (next(line for line in sac.log.splitlines() if word in line) for word in (" taken: ", "not taken: "))
+    taken, left = (next(line for line in sac.log.splitlines() if word in line) for word in ("taken from", "not taken"))
     assert str(baseline.place.last) in taken
     assert all(word in taken for word in ("student", "momentum", "epoch count (3)"))
     assert all(word in left for word in ("teacher", "class prior", "learning rate", "best score"))

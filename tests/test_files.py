@@ -66,7 +66,7 @@ def test_no_more_is_read_than_may_be(tmp_path: Path, source: str) -> None:
     content = b"x" * 101
     (tmp_path / "file").write_bytes(content)
     path = {"pipe": lambda: piped(content), "file": lambda: tmp_path / "file"}.get(source, lambda: source)()
-    assert "longer than the 100 bytes that are read" in refusal(lambda: read_bytes(path, most=100))
+    assert "longer than the 100 bytes allowed" in refusal(lambda: read_bytes(path, most=100))
 
 
 # --- writing
@@ -190,5 +190,5 @@ def test_kinds(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("file")
     assert [kind_of(tmp_path / name) for name in ("file", ".", "link", "pipe", "nowhere", "file/below")] == [
-        "a file", "a folder", "a symbolic link", "no regular file", "", ""]  # fmt: skip
-    assert kind_of(os.devnull) == "no regular file" and stat.S_ISCHR(os.stat(os.devnull).st_mode)
+        "a file", "a folder", "a symbolic link", "not a regular file", "", ""]  # fmt: skip
+    assert kind_of(os.devnull) == "not a regular file" and stat.S_ISCHR(os.stat(os.devnull).st_mode)

@@ -71,7 +71,7 @@ def test_a_link_that_leads_nowhere_is_said(tmp_path: Path, name: str) -> None:
     put(tmp_path / "own.png")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to("/mnt/gone")
-    with pytest.raises(UserError, match=f"{name} is a link to /mnt/gone, which is not there; "):
+    with pytest.raises(UserError, match=f"{name} is a link to /mnt/gone, which does not exist; "):
         find_files(tmp_path, (".png",))
     (tmp_path / name).unlink()
     (tmp_path / ".#lock").symlink_to("user@host.123")  # an editor's
@@ -80,7 +80,7 @@ def test_a_link_that_leads_nowhere_is_said(tmp_path: Path, name: str) -> None:
 
 def test_a_link_to_itself(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to("a.png")
-    with pytest.raises(UserError, match="a.png is a link to a.png, which is not there"):
+    with pytest.raises(UserError, match="a.png is a link to a.png, which does not exist"):
         find_files(tmp_path, (".png",))
 
 

@@ -242,7 +242,7 @@ def promise(kind: str, width: int = 30_000, height: int = 30_000) -> bytes:
 
 
 FOREIGN: dict[str, tuple[Callable[[Path], object], str]] = {
-    "an animated GIF": (gif, "not an image, or a damaged one .PNG, JPEG, BMP, TIFF, WEBP are read"),
+    "an animated GIF": (gif, "not an image, or a damaged one .supported: PNG, JPEG, BMP, TIFF, WEBP"),
     "floats": (lambda p: Image.fromarray(COLOURS[..., 0] / np.float32(255)).save(p, "TIFF"), "mode F"),
     "NaN": (lambda p: Image.fromarray(np.full((4, 5), np.nan, np.float32)).save(p, "TIFF"), "mode F"),
     "32-bit integers": (lambda p: Image.fromarray(COLOURS[..., 0].astype(np.int32)).save(p, "TIFF"), "mode I"),

@@ -67,7 +67,7 @@ def close(a: np.ndarray, b: np.ndarray) -> bool:
 
 def test_a_folder_of_frames(call: Call, tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     found, rate = read(call("--fps", 7))
-    assert len(found) == COUNT and rate == pytest.approx(7) and "3 frames, 7 a second" in capsys.readouterr().out
+    assert len(found) == COUNT and rate == pytest.approx(7) and "3 frames, 7 per second" in capsys.readouterr().out
     segment = load(str(tree / "s.pth"), device="cpu")
     frame = cv2.imread(str(tree / "frames/001.png"))[..., ::-1]
     expected = visual.overlay(frame, segment(frame), segment.labels.palette())
@@ -92,7 +92,7 @@ def test_odd_sides_become_even(call: Call) -> None:
     "options, source, out, said",
     [
         ((), "nowhere", "a.mp4", "no such file"),
-        ((), "text.mp4", "a.mp4", "cannot be read as a video"),
+        ((), "text.mp4", "a.mp4", "cannot be read: not a video"),
         ((), "empty", "a.mp4", "no images"),
         ((), "mixed", "a.mp4", "001.png is 130x48, the first frame 128x48"),
         ((), "frames", "a.mov", "ends with .mp4 or .avi"),

@@ -77,7 +77,7 @@ def test_two_machines_without_a_common_disk(tree: Path, tmp_path: Path) -> None:
     said = "".join(both[0].communicate(timeout=300))
     both[1].communicate()
     assert both[0].returncode == 3 and len(errors(said)) == 1, said
-    assert "another process, or its machine, has gone" in errors(said)[0] and "GLOO_SOCKET_IFNAME" in errors(said)[0]
+    assert "another process, or its machine, is gone" in errors(said)[0] and "GLOO_SOCKET_IFNAME" in errors(said)[0]
     log = (first.logs / "log.txt").read_text()
     assert "2 machines: each reads the lists" in log and "3 iterations in all" in log
     assert "last.pth" in log.splitlines()[-1]  # it says from where to resume

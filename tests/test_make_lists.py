@@ -140,7 +140,7 @@ def test_incomplete_trees_keep_what_is_there_of_the_published_draw(
     made, printed = make("--seed", 5)
     assert numbers(made["val_game_1K"]) == held_out
     assert numbers(made["train_game_9K"]) == sorted({i for i in there if i <= 10_000} - set(held_out))
-    assert f"val_game_1K.txt: {len(held_out)} images, those of the 1000 published ones that are here" in printed
+    assert f"val_game_1K.txt: {len(held_out)} images, those of the 1000 published images that are here" in printed
 
 
 def test_the_other_data_sets_incomplete(tmp_path: Path, make: Callable) -> None:
@@ -149,20 +149,20 @@ def test_the_other_data_sets_incomplete(tmp_path: Path, make: Callable) -> None:
     made, printed = make()
     assert numbers(made["val_synthia"]) == [49, 59, 132, 138] and len(made["train_synthia_9K"]) == 100
     assert [Path(s.image).name[:20] for s in made["val2_cityscapes"]] == ["aachen_000000_000019"]
-    assert "those of the 400 published ones" in printed and "those of the 500 published ones" in printed
+    assert "those of the 400 published images" in printed and "those of the 500 published images" in printed
 
 
 def test_nothing_is_left_to_train_on(tmp_path: Path, make: Callable) -> None:
     game(tmp_path, [1, 6, 16])
     made, printed = make()
     assert list(made) == ["val_game_1K"] and len(made["val_game_1K"]) == 3
-    assert "left out: train_game_9K: no image beside those of val_game_1K" in printed
+    assert "left out: train_game_9K: no images besides those of val_game_1K" in printed
 
 
 @pytest.mark.parametrize("name", ["street1.png", "0x1.png", "1²3.png", "10001.png"])
 def test_images_of_gta_that_have_no_number_up_to_ten_thousand(tmp_path: Path, make: Callable, name: str) -> None:
     touch(tmp_path / "game", [f"images/{name}", f"labels_cs/{name}"])
-    with pytest.raises(UserError, match="nothing to make a list of"):
+    with pytest.raises(UserError, match="nothing to list"):
         make()
 
 
@@ -194,7 +194,7 @@ def test_lists_of_other_data_sets_are_drawn(tmp_path: Path, make: Callable) -> N
     assert set(made["val_synthia"]) < set(made["train_synthia_9K"])
     assert set(made["val2_cityscapes"]) < set(made["train_cityscapes"])
     for whole in (1000, 400, 500):
-        assert f"drawn by --seed: none of the {whole} published ones is here" in printed
+        assert f"drawn with --seed: none of the {whole} published images is here" in printed
 
 
 def test_lists_without_labels(tmp_path: Path, make: Callable) -> None:
@@ -203,7 +203,7 @@ def test_lists_without_labels(tmp_path: Path, make: Callable) -> None:
         cityscapes(tmp_path, split, invented(4), labels=False)
     made, printed = make()
     assert list(made) == ["train_cityscapes"] and made["train_cityscapes"][0].label is None
-    assert "left out: train_game_9K, val_game_1K: no labels as train IDs" in printed
+    assert "left out: train_game_9K, val_game_1K: no train-ID labels" in printed
     assert "left out: test_cityscapes: no images" in printed
 
 
@@ -226,7 +226,7 @@ def test_other_lists_are_not_replaced(tmp_path: Path, make: Callable) -> None:
 
 
 def test_lists_of_nothing(tmp_path: Path, make: Callable) -> None:
-    with pytest.raises(UserError, match="nothing to make a list of"):
+    with pytest.raises(UserError, match="nothing to list"):
         make()
     with pytest.raises(UserError, match="no such folder"):
         make(root=tmp_path / "nowhere")

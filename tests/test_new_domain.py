@@ -121,7 +121,7 @@ def white(path: Path) -> None:
     (lambda d: white(d / "game_ann/mon/m1_gt.png"), "is 64x54, its label .* is 64x48; they must have the same size"),
     (lambda d: [white(path) for path in d.glob("game_ann/**/*.png")], "the same size"),
     (lambda d: cv2.imwrite(str(d / "game_ann/mon/m0_gt.png"),
-                           np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)), "colours: a picture"),
+                           np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)), "colours: is it a photo"),
     (lambda d: (d / "game/mon/m0_rgb.jpg").write_text("x"), "m0_rgb.jpg"),
     (lambda d: [path.unlink() for path in d.glob("street/*")], "street: no images"),
     (lambda d: (d / "street").rename(d / "gone"), "street: there is no such folder"),

@@ -81,7 +81,7 @@ def test_the_guide_to_the_letter(
     shutil.copy(ROOT / "configs/custom_classes.yaml", "configs/own_classes.yaml")
     for block in (look, go, use):
         shell(block)
-    assert "\n0 errors, 0 warnings; 7 images of 2 lists" in capsys.readouterr().out
+    assert "\n0 errors, 0 warnings; 7 images in 2 lists" in capsys.readouterr().out
     check_labels()
     check_runs()
     check_results(tmp_path)

@@ -134,7 +134,7 @@ def test_the_scaler_is_kept_and_taken_over(tmp_path: object) -> None:
     Compute(batches.CPU, False).restore(first.state(), "last.pth")
     second.restore({}, "last.pth")  # begun in another precision
     for wrong in (None, {}, {**first.state()["scaler"], "scale": "many"}):
-        with pytest.raises(UserError, match="last.pth is damaged: its entry 'scaler' makes no sense"):
+        with pytest.raises(UserError, match="last.pth is damaged: its entry 'scaler' is invalid"):
             second.restore({"scaler": wrong}, "last.pth")
 
 
@@ -188,9 +188,9 @@ def test_blocks_are_the_innermost_ones() -> None:
 @pytest.mark.parametrize("pairs, said", [
     (("MODEL.LAYER_DECAY", "0.9"), "MODEL.LAYER_DECAY = 0.9 needs MODEL.ARCH timm and MODEL.OPT AdamW"),
     (("MODEL.LAYER_DECAY", "0.9", "MODEL.OPT", "AdamW"), "needs MODEL.ARCH timm"),
-    (("TRAIN.CHECKPOINT", "True", "TRAIN.COMPILE", "True"), "exclude each other"),
-    (("MODEL.ARCH", "timm"), "an encoder's name and MODEL.ARCH timm need each other"),
-    (("MODEL.ENCODER", "resnet50"), "an encoder's name and MODEL.ARCH timm need each other"),
+    (("TRAIN.CHECKPOINT", "True", "TRAIN.COMPILE", "True"), "cannot be combined"),
+    (("MODEL.ARCH", "timm"), "MODEL.ARCH timm needs an encoder, and vice versa"),
+    (("MODEL.ENCODER", "resnet50"), "MODEL.ARCH timm needs an encoder, and vice versa"),
     (("MODEL.DROP_PATH", "0.1"), "need MODEL.ARCH timm, not deeplabv2_resnet101"),
     (("MODEL.SCHEDULE", "cosine"), "constant | poly"),
     (("MODEL.OPT_NESTEROV", "True", "MODEL.OPT", "AdamW"), "needs MODEL.OPT SGD"),

@@ -250,8 +250,8 @@ def test_a_folder_above_several_runs(world: Path, tmp_path: Path) -> None:
     [
         (("--masks", "baseline"), "expected NAME=FOLDER"),
         (("--masks", "baseline={}/nowhere"), "no such folder"),
-        (("--masks", "truth={}/masks/base"), "names must differ"),
-        (("--masks", "a={}/masks/base", "a={}/masks/sac"), "names must differ"),
+        (("--masks", "truth={}/masks/base"), "names must be distinct"),
+        (("--masks", "a={}/masks/base", "a={}/masks/sac"), "names must be distinct"),
         (("--masks", "a={}/images"), "6 of 6 masks"),
         (("--list", "bare"), "no label"),
         (("--list", "none"), "no list"),

@@ -84,7 +84,7 @@ def test_weights_of_other_images_are_refused(published: dict) -> None:
     weights, names = weights_of(published), published["names_in_list_order"]
     with pytest.raises(UserError, match=f"1 images of the list have none.*{names[0]}"):
         cumulative_tables({k: v for k, v in weights.items() if k != names[0]}, names, 19, 0.25)
-    with pytest.raises(UserError, match=f"2 are of other images.*{min(names[:2])}"):
+    with pytest.raises(UserError, match=f"2 are for other images.*{min(names[:2])}"):
         cumulative_tables(weights, names[2:], 19, 0.25)
 
 
@@ -100,21 +100,21 @@ def test_weights_of_these_images_under_other_names_say_how_to_mend_them(rule: st
     with pytest.raises(UserError) as error:
         cumulative_tables(weights, names, 2, 0.25)
     said = str(error.value)
-    assert f"but name a_000000{rule}{ending} what training names {names[0]}; " in said
+    assert f"but call a_000000{rule}{ending} what training calls {names[0]}; " in said
     assert f"compute_image_weights.py --labels MASKS --ext '*{ending}' --out WEIGHTS --force" in said
     assert "\n" not in said
 
 
 @pytest.mark.parametrize("others", [["x_leftImg8bit.png", "z_leftImg8bit.png"], ["x.jpg"], ["X.png", "y.png"], []])
 def test_weights_of_really_other_images_are_not_taken_for_these(others: list[str]) -> None:
-    with pytest.raises(UserError, match="not of the target list"):
+    with pytest.raises(UserError, match="not for the target list"):
         cumulative_tables(dict.fromkeys(others, {0: 1.0}), ["x_gtFine_labelIds.png", "y.png"], 2, 0.25)
 
 
 def test_weights_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="class 0 add up to 0.6"):
         cumulative_tables({"a": {0: 0.5}, "b": {0: 0.1}}, ["a", "b"], 2, 0.25)
-    with pytest.raises(UserError, match="class 2, the label set only 2"):
+    with pytest.raises(UserError, match="class 2, but the label set only 2 classes"):
         cumulative_tables({"a": {2: 1.0}}, ["a"], 2, 0.25)
 
 

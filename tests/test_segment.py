@@ -47,7 +47,7 @@ def test_a_picture_of_any_size(tmp_path: Path) -> None:
 
 def test_the_authors_need_a_configuration(tmp_path: Path) -> None:
     path = write(tmp_path / "s.pth")
-    with pytest.raises(UserError, match="no configuration in it; name its file"):
+    with pytest.raises(UserError, match="contains no configuration; pass one as cfg"):
         load(str(path))
     (tmp_path / "classes.yaml").write_text(json.dumps({"names": NAMES, "colours": COLOURS}))
     settings = {"MODEL": {"ARCH": "stub"}, "DATASET": {"CLASSES": str(tmp_path / "classes.yaml")}}

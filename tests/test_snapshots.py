@@ -55,9 +55,9 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no tensors": (lambda path: torch.save(snapshot(model={"a": 1}), path), "a is not a tensor"),
     "NaN": (lambda path: torch.save(snapshot(model={"a": torch.tensor([1, float("nan")])}), path), "a holds NaN"),
     "infinite": (lambda path: torch.save(snapshot(model={"a": torch.tensor([float("inf")])}), path), "a holds NaN"),
-    "code": (lambda path: torch.save(snapshot(opt=Code()), path), "more than tensors and plain values"),
+    "code": (lambda path: torch.save(snapshot(opt=Code()), path), "not just tensors and plain values"),
     "code, old form": (lambda path: torch.save(snapshot(opt=Code()), path, _use_new_zipfile_serialization=False),
-                       "more than tensors and plain values"),
+                       "not just tensors and plain values"),
     "a pickle with code": (lambda path: path.write_bytes(pickle.dumps(snapshot(model=Code()))), "damaged"),
 }  # fmt: skip
 
