@@ -33,7 +33,7 @@ def kind(content: bytes, path: str | Path) -> tuple[int, int]:
         raise UserError(f"{path} is {found}; get it again")
     width, height = struct.unpack_from(">II", content, 16)
     if width * height > MAX_PIXELS:
-        raise UserError(f"{path} has {width}x{height} pixels, at most {MAX_PIXELS} are read; is it a label?")
+        raise UserError(f"{path} has {width}x{height} pixels, at most {MAX_PIXELS} are allowed; is it a label?")
     return content[24], content[25]
 
 
