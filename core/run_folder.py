@@ -6,12 +6,12 @@ import subprocess
 import sys
 from argparse import ArgumentTypeError
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import torchvision
 
 from core.cli import UserError, folder_name
 
@@ -98,7 +98,7 @@ def provenance(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "commit": commit, "python": platform.python_version(), "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__), "numpy": np.__version__, "opencv": cv2.__version__,
+        "torchvision": version("torchvision"), "numpy": np.__version__, "opencv": cv2.__version__,
         "device": f"{device.type} ({name})",
         "command": " ".join([os.path.basename(sys.executable), *sys.argv]),
     }

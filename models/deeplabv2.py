@@ -5,10 +5,14 @@ Every network of `models` has the same face: `forward(x, seeds=None)`, `new_modu
 and `multiple_of`, the number of pixels that the image's sides must be multiples of.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet, resnet18, resnet101, vgg16_bn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+
+# torchvision is imported where a network is built: its import takes as long as torch's, and most tools build none.
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 DILATIONS = (6, 12, 18, 24)
 
@@ -46,13 +50,13 @@ class DeepLabResNet(nn.Module):
 
     multiple_of = 1
 
-    def __init__(self, body: ResNet, num_classes: int) -> None:
+    def __init__(self, body: "ResNet", num_classes: int) -> None:
         super().__init__()
         channels = body.fc.in_features
         del body.avgpool, body.fc
         body.maxpool.ceil_mode = True
         entrance = body.layer2[0]
-        if isinstance(entrance, Bottleneck):
+        if hasattr(entrance, "conv3"):  # a bottleneck
             # The stride is in the first 1x1 convolution, as in Caffe; torchvision has it in the 3x3.
             entrance.conv1.stride, entrance.conv2.stride = (2, 2), (1, 1)
         dilate(body.layer3, 2)
@@ -90,6 +94,8 @@ def vgg16_bn_features() -> nn.Sequential:
 
     Its classifier, nine tenths of the weights, serves no network here; on the meta device it costs nothing.
     """
+    from torchvision.models import vgg16_bn
+
     with torch.device("meta"):
         features = vgg16_bn(weights=None).features
     features.to_empty(device="cpu")
@@ -148,16 +154,22 @@ class DeepLabVGG(nn.Module):
 
 def deeplabv2_resnet10(num_classes: int) -> DeepLabResNet:
     """DeepLabv2 on ResNet-10, which has one block per layer: for the demo, with half of ResNet-18's arithmetic."""
+    from torchvision.models.resnet import BasicBlock, ResNet
+
     return DeepLabResNet(ResNet(BasicBlock, [1, 1, 1, 1], zero_init_residual=True), num_classes)
 
 
 def deeplabv2_resnet18(num_classes: int) -> DeepLabResNet:
     """DeepLabv2 on ResNet-18: for small machines and the tests."""
+    from torchvision.models import resnet18
+
     return DeepLabResNet(resnet18(weights=None, zero_init_residual=True), num_classes)
 
 
 def deeplabv2_resnet101(num_classes: int) -> DeepLabResNet:
     """DeepLabv2 on ResNet-101."""
+    from torchvision.models import resnet101
+
     return DeepLabResNet(resnet101(weights=None, zero_init_residual=True), num_classes)
 
 

@@ -11,7 +11,6 @@ DROPOUT = 0.1
 HIDDEN = 4096
 
 
-@torch.compiler.disable
 def dropout_masks(seeds: Tensor, layers: int, channels: int, rate: float | np.ndarray) -> Tensor:
     """Which channels Dropout2d keeps in each image, a function of that image's seed only.
 
@@ -59,6 +58,7 @@ class FCN8s(nn.Module):
         self.score_pool3 = nn.Conv2d(256, num_classes, 1)
         for score in (self.score_pool4, self.score_pool3):
             nn.init.normal_(score.weight, 0, 0.01)
+        self.masks = torch.compiler.disable(dropout_masks)  # torch.compile would compile anew for other seeds
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
         """Images to logits.
@@ -88,7 +88,7 @@ class FCN8s(nn.Module):
             return self.vgg_head(x)
         if seeds.shape != x.shape[:1]:
             raise ValueError(f"expected one seed for each of {len(x)} images, got {list(seeds.shape)}")
-        masks = iter(dropout_masks(seeds, 2, HIDDEN, DROPOUT))
+        masks = iter(self.masks(seeds, 2, HIDDEN, DROPOUT))
         for layer in self.vgg_head:
             if isinstance(layer, nn.Identity):
                 x = x * (next(masks).to(x.device, x.dtype, non_blocking=True) / (1 - DROPOUT))

@@ -127,6 +127,7 @@ class TimmNetwork(nn.Module):
         self.patch = math.lcm(*self.encoder.strides)
         self.paths = [module for module in model.modules() if isinstance(module, DropPath)]
         self.has_batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules())
+        self.masks = torch.compiler.disable(dropout_masks)  # torch.compile would compile anew for other seeds
         self._freeze_unused()
 
     def forward(self, x: Tensor, seeds: Tensor | None = None) -> Tensor:
@@ -200,7 +201,7 @@ class TimmNetwork(nn.Module):
         factors: Sequence[Tensor | None] = [None] * len(self.paths)
         if seeds is not None:
             rates = np.array([path.rate for path in self.paths], np.float32)[:, None, None]
-            kept = dropout_masks(seeds, len(self.paths), 1, rates).flatten(1)  # [paths,B]
+            kept = self.masks(seeds, len(self.paths), 1, rates).flatten(1)  # [paths,B]
             factors = (kept / (1 - torch.from_numpy(rates)[:, 0])).to(device, non_blocking=True)
         for path, factor in zip(self.paths, factors, strict=True):
             path.factor = factor
