@@ -295,6 +295,15 @@ def test_our_own_faults_during_imports_keep_their_traceback(command: Command) ->
         assert "Traceback" in process.communicate()[1] and process.returncode == 1
 
 
+def test_commands_start_without_what_only_networks_need() -> None:
+    """torchvision, and torch's compiler, which it loads, would double the time that every command takes to start."""
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in COMMANDS]
+    heavy = ("torchvision", "torch._dynamo", "timm")
+    code = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (found.stdout, found.stderr) == ("[]\n", "")
+
+
 def test_importing_it_elsewhere_changes_nothing() -> None:
     """In tests, notebooks and other people's programs."""
     changed = [sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM), type(sys.stdout)]

@@ -12,9 +12,10 @@ from PIL import Image
 from core import checkpoint
 from core.cli import UserError
 from core.compute import Compute, uses_bfloat16
-from datasets.images import ENCODING, read_image
+from datasets.images import read_image
 from datasets.transforms import normalise
 from models import build
+from tools.batch.png import ENCODING
 from tools.batch.threads import parallel_map
 from tools.benchmarks.material import MASKS, RAW, ROOT, Material, Settings, command, copies
 from tools.benchmarks.measure import Row, in_turns, seconds
