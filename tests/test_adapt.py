@@ -319,10 +319,10 @@ def test_dry_run(call: Adapt, place: Path, capsys: pytest.CaptureFixture) -> Non
 
 MISTAKES = [
     ("", "required"), ("gta", "needs a network"), ("gta resnet50", "needs a network"), ("kitti", "expected gta"),
-    ("gta resnet101 MODEL.LR", "left over"), ("gta resnet101 --rows abn,sak", "expected some of"),
+    ("gta resnet101 MODEL.LR", "has no value"), ("gta resnet101 --rows abn,sak", "expected some of"),
     ("gta resnet101 --rows ,", "expected some of"), ("gta resnet101 --seed -1", "--seed"),
     ("demo --seed 4294967296", "--seed"), ("demo --seed x", "--seed"),
-    ("gta resnet101 --measure", "needs --dry-run"), ("no.yaml", "no configuration no.yaml"),
+    ("gta resnet101 --measure", "needs --dry-run"), ("no.yaml", "configuration no.yaml does not exist"),
     ("gta resnet101 --again sacc", "expected one of"), ("gta resnet101 MODEL.LRR 1", "unknown key"),
     ("gta resnet101 TRAIN.NUM_EPOCHS 1", "at least 2"), ("configs/demo.yaml", "MODEL.BASELINE is True"),
 ]
