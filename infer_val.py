@@ -278,7 +278,7 @@ def main() -> None:
         distributed.tell(len(own), finished=True)  # and exit: only the first process waits for the others
     else:
         done = distributed.wait_for_all(len(own))
-        skipped = f", {len(names) - done} were there already" if args.resume_output else ""
+        skipped = f", {len(names) - done} already existed" if args.resume_output else ""
         where = " of each machine" if distributed.machines() > 1 else ""
         print(f"{done} images{skipped}: masks in {args.mask_output_dir}{where}")
         if zipped:
