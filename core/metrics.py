@@ -66,13 +66,15 @@ class ConfusionMatrix:
             raise ValueError(f"prediction {tuple(prediction.shape)} and label {tuple(label.shape)} differ")
         bins = self.num_classes + 1  # the last is for what is not a class, so no pixels need to be selected
         dtype = torch.int16 if bins**2 <= 2**15 else torch.int32  # the smallest that holds a number for each pair
-        pairs = torch.add(self._bin(prediction), self._bin(label).to(dtype), alpha=bins)
+        pairs = self._bin(label, dtype).mul_(bins).add_(self._bin(prediction, dtype))
         self.table += torch.bincount(pairs.flatten(), minlength=bins**2).view(bins, bins)[:-1]
 
-    def _bin(self, x: Tensor) -> Tensor:
-        """`x` where it is a class, else C."""
+    def _bin(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """A new tensor: `x` where it is a class, else C."""
         c = self.num_classes
-        return x.clamp(max=c) if x.dtype == torch.uint8 else x.long().where((x >= 0) & (x < c), c)
+        if x.dtype == torch.uint8:
+            return x.to(dtype).clamp_(max=c)
+        return x.long().where((x >= 0) & (x < c), c).to(dtype)
 
     def reduce(self) -> None:
         """Sum over all processes."""
