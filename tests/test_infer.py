@@ -436,7 +436,7 @@ def test_resume_output(infer: Infer, capsys: pytest.CaptureFixture) -> None:
     (out / "grey.png").write_bytes(b"mine")
     capsys.readouterr()
     infer("--resume-output")
-    assert "1 images, 2 were there" in capsys.readouterr().out
+    assert "1 images, 2 already existed" in capsys.readouterr().out
     assert {name: (out / name).read_bytes() for name in files(out)} == before | {"grey.png": b"mine"}
     infer("--resume-output", "--save", "ids", "vis")  # a kind that is not there yet: all of them again
     assert (out / "grey.png").read_bytes() == before["grey.png"] and len(list((out / "vis").iterdir())) == 3
@@ -464,7 +464,7 @@ def test_masks_of_another_snapshot_are_not_kept(
     assert {path: path.read_bytes() for path in out.rglob("*.png")} == before
     capsys.readouterr()
     infer(*images, "--resume-output", "--force", snapshot=str(other))
-    assert "2 images, 0 were there" in capsys.readouterr().out
+    assert "2 images, 0 already existed" in capsys.readouterr().out
     assert "snapshot" in refused(infer, *images, "--resume-output")
 
 

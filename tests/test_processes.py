@@ -280,7 +280,7 @@ def test_killed_inference_goes_on_with_what_is_missing(runs: dict[int, dict[str,
     left = json.loads((folders[1] / "left.json").read_text())  # by two processes that were killed
     assert 0 < len(left) < len(whole)
     assert contents(folders[1] / "killed") == whole  # by four processes with --resume-output
-    done, there = re.search(r"(\d) images, (\d) were there", (folders[2] / "said.txt").read_text()).groups()
+    done, there = re.search(r"(\d) images, (\d) already existed", (folders[2] / "said.txt").read_text()).groups()
     assert int(done) >= 1 and int(done) + int(there) == small_tree.LISTS["val_cityscapes"]
 
 
